@@ -1,0 +1,60 @@
+/* kvt_kernels.h - the arithmetic of attention rows, one table per instruction set.
+ *
+ * Kept sets are decided by these numbers, so every table gives the same bits: a row
+ * element is one chain of fused multiply-adds over the head dimension in index order,
+ * in double (a product of two 16-bit floats, or of two f32, is then exact before it is
+ * added), one exponential that is a fixed sequence of double operations, and one
+ * rounding to f32. Lanes are steps, never keys or channels, so the vector width cannot
+ * change an order of summation.
+ *
+ * Tiles. A tile holds 16 consecutive query rows of one query head over all keys,
+ * key-major: tile[key * 16 + lane]; 64 bytes per key. */
+#ifndef KVT_KERNELS_H
+#define KVT_KERNELS_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVT_TILE 16u
+
+typedef struct kvt_rows_args {
+    const double *qt;       /* [d][16] queries, channel-major; unused lanes 0          */
+    const float  *k;        /* [n_keys][d]                                             */
+    uint32_t      n_keys, d;
+    double        scale, softcap;   /* softcap 0 = none                                */
+    const double *lse;      /* [16] natural-log sum of each row; +INFINITY for an unused
+                             * lane gives exactly 0                                    */
+    const uint32_t *n_visible; /* [16] keys 0..n_visible-1 are visible; the rest is 0  */
+    float        *tile;     /* out [n_keys][16]                                        */
+} kvt_rows_args;
+
+typedef struct kvt_kernels {
+    const char *name;                       /* "portable", "avx2", "avx512"            */
+    int       (*usable)(void);              /* on this CPU                             */
+    /* tile[j][lane] = exp(z - lse[lane]), z from FORMAT.md 1. */
+    void      (*rows)(const kvt_rows_args *a);
+    /* z[j * 16 + lane] = the logit itself, in double (for a row's own log-sum-exp); lse,
+     * n_visible and tile are not used. */
+    void      (*logits)(const kvt_rows_args *a, double *z);
+    /* mass[class][16] += tile[j][16] for every key j, class = cls[j]; keys in order, in
+     * double. mass is not zeroed here. */
+    void      (*class_mass)(const float *tile, uint32_t n_keys, const uint16_t *cls, double *mass);
+} kvt_kernels;
+
+/* isa NULL or "auto": the widest table that this CPU runs. "portable", "avx2", "avx512":
+ * that one; NULL when it is unknown or this CPU cannot run it. */
+const kvt_kernels *kvt_kernels_find(const char *isa);
+/* All compiled tables, for tests and help; NULL past the end. */
+const kvt_kernels *kvt_kernels_at(uint32_t i);
+
+/* exp(x) of the row kernels, in double: relative error below 1e-14 for x in [-700, 700],
+ * 0 below -700 (and for -INFINITY). The same bits in every table. */
+double kvt_exp(double x);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,11 @@
+/* rows_portable.c - the row kernels for any CPU. Where the baseline instruction set has
+ * no fused multiply-add, the C library's fma() takes its place: slow, and the same bits. */
+#include "rows_impl.h"
+
+extern const kvt_kernels kvt_kernels_portable;
+static int always(void) { return 1; }
+
+#define KVT_ISA        portable
+#define KVT_ISA_KEYS   3
+#define KVT_ISA_USABLE always
+#include "rows_impl.h"

@@ -1,0 +1,299 @@
+/* bounds.c - what was possible at all, per query head: the per-step oracle and the best
+ * fixed set in hindsight, at every count that some cell holds.
+ *
+ * Two families of sets: `prompt` (the prompt competes, generated entries are never at
+ * risk) and `all` (everything but the newcomer competes). Counts are shared by all heads
+ * of a layer: one sorted list per family. */
+#include "replay_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+uint32_t kvt__held(const run *r, const run_cell *c, uint32_t head)
+{
+    (void)r;
+    return c->n_held[kvt__cache_of(c, head)];
+}
+
+static int bounds_cmp(const void *a, const void *b)
+{
+    const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Distinct counts of the cells of one family, ascending. The best fixed set by KV head
+ * is chosen later, but how many it holds is known now (kvt__jobs). */
+static kvt_status bounds_counts(const run *r, int online, uint32_t **out, uint32_t *n_out, kvt_err *err)
+{
+    size_t cap = 0;
+    uint32_t *x, n = 0, m = 0;
+
+    for (uint32_t i = 0; i < r->n_cells; i++)
+        cap += r->cell[i].job.n_caches;
+    x = malloc((cap ? cap : 1) * sizeof *x);
+    if (!x)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < r->n_cells; i++) {
+        const run_cell *c = &r->cell[i];
+        if (!c->measured || c->online != online)
+            continue;
+        for (uint32_t k = 0; k < c->job.n_caches; k++)
+            x[n++] = c->n_held[k];
+    }
+    qsort(x, n, sizeof *x, bounds_cmp);
+    for (uint32_t i = 0; i < n; i++)
+        if (m == 0 || x[m - 1] != x[i])
+            x[m++] = x[i];
+    *out = x;
+    *n_out = m;
+    return KVT_OK;
+}
+
+static uint32_t bounds_find(const uint32_t *list, uint32_t n, uint32_t value)
+{
+    uint32_t lo = 0, hi = n;
+
+    while (lo + 1 < hi) {
+        const uint32_t mid = lo + (hi - lo) / 2;
+        if (list[mid] <= value)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    KVT_ASSERT(n > 0 && list[lo] == value);
+    return lo;
+}
+
+/* u(B) = sum of the n - B smallest of the row, for every B of the list. */
+static void bounds_oracle_row(uint32_t *bits, uint32_t n, uint32_t *tmp, const uint32_t *count, uint32_t n_count,
+                              uint32_t *out, size_t stride)
+{
+    double sum = 0;
+    uint32_t done = 0;
+
+    kvt_sort_u32(bits, n, tmp);
+    for (uint32_t i = n_count; i-- > 0;) {       /* largest B first: fewest terms */
+        const uint32_t end = count[i] < n ? n - count[i] : 0;
+        for (; done < end; done++) {
+            float x;
+            memcpy(&x, &bits[done], sizeof x);
+            sum += (double)x;
+        }
+        out[i * stride] = kvt_q31(sum);
+    }
+}
+
+/* Entries of an ascending row that are larger than x. */
+static uint32_t bounds_above(const uint32_t *bits, uint32_t n, uint32_t x)
+{
+    uint32_t lo = 0, hi = n;
+
+    while (lo < hi) {
+        const uint32_t mid = lo + (hi - lo) / 2;
+        if (bits[mid] <= x)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return n - lo;
+}
+
+/* What the per-step oracle evicts at step t, split at the sinks: an entry is evicted when
+ * at least `keep` entries are larger, or equal and at a lower position. `sorted`: the
+ * row's prompt part, ascending. */
+static void bounds_split_oracle(run *r, uint32_t head, uint32_t t, const float *tile, uint32_t lane, const uint32_t *sorted)
+{
+    uint32_t sink[KVT_N_SINK], n_sink = r->N < KVT_N_SINK ? r->N : KVT_N_SINK;
+
+    for (uint32_t s = 0; s < n_sink; s++)
+        memcpy(&sink[s], &tile[(size_t)s * KVT_TILE + lane], sizeof *sink);
+    for (uint32_t i = 0; i < r->n_cells; i++) {
+        run_cell *c = &r->cell[i];
+        double *part, lost = 0;
+        uint32_t keep;
+        if (!c->bound || !c->measured)
+            continue;
+        keep = kvt__held(r, c, head);
+        part = c->part + ((size_t)head * r->G + t) * N_PARTS;
+        for (uint32_t k = 0; k + keep < r->N; k++) {
+            float x;
+            memcpy(&x, &sorted[k], sizeof x);
+            lost += (double)x;
+        }
+        for (uint32_t s = 0; s < n_sink; s++) {
+            uint32_t before = bounds_above(sorted, r->N, sink[s]);
+            for (uint32_t q = 0; q < s; q++)
+                before += sink[q] == sink[s];
+            if (before >= keep)
+                part[PART_SINK] += (double)tile[(size_t)s * KVT_TILE + lane];
+        }
+        part[PART_LATE] = lost > part[PART_SINK] ? lost - part[PART_SINK] : 0;
+    }
+}
+
+/* Column sums and oracles of one head. */
+static void bounds_head(void *arg, uint32_t head, uint32_t thread)
+{
+    run *r = arg;
+    layer_run *L = &r->L;
+    const uint32_t T = r->T, N = r->N, G = r->G;
+    float *scratch = r->scratch[thread];
+    uint32_t *row = (uint32_t *)(void *)((char *)r->scratch[thread] + r->scratch_bytes) - 2 * (size_t)T, *tmp = row + T;
+    double *col = L->col + (size_t)head * T;
+
+    for (uint32_t b = 0; b < r->n_blocks; b++) {
+        const float *tile = kvt__tile(r, head, b, scratch);
+        const uint32_t t0 = b * KVT_TILE, n = G - t0 < KVT_TILE ? G - t0 : KVT_TILE;
+        for (uint32_t j = 0; j < N + t0 + n; j++)
+            for (uint32_t i = 0; i < n; i++)
+                if (j != N + t0 + i)             /* the newcomer is not at risk */
+                    col[j] += (double)tile[(size_t)j * KVT_TILE + i];
+        for (uint32_t i = 0; i < n; i++) {
+            if (L->n_b_prompt) {
+                for (uint32_t j = 0; j < N; j++)
+                    memcpy(&row[j], &tile[(size_t)j * KVT_TILE + i], sizeof *row);
+                bounds_oracle_row(row, N, tmp, L->b_prompt, L->n_b_prompt,
+                                  L->oracle_prompt + (size_t)head * L->n_b_prompt * G + t0 + i, G);
+                bounds_split_oracle(r, head, t0 + i, tile, i, row);
+            }
+            if (L->n_b_all) {
+                for (uint32_t j = 0; j < N + t0 + i; j++)
+                    memcpy(&row[j], &tile[(size_t)j * KVT_TILE + i], sizeof *row);
+                bounds_oracle_row(row, N + t0 + i, tmp, L->b_all, L->n_b_all,
+                                  L->oracle_all + (size_t)head * L->n_b_all * G + t0 + i, G);
+            }
+        }
+    }
+}
+
+typedef struct ranked { double v; uint32_t j; } ranked;
+
+static int bounds_rank_cmp(const void *a, const void *b)
+{
+    const ranked *x = a, *y = b;
+
+    if (x->v != y->v)
+        return x->v > y->v ? -1 : 1;
+    return (x->j > y->j) - (x->j < y->j);
+}
+
+/* Class of key j: index of the smallest count whose best fixed set holds it. */
+static kvt_status bounds_fixed_classes(const double *col, uint32_t n, const uint32_t *count, uint32_t n_count,
+                                       uint16_t *cls, kvt_err *err)
+{
+    ranked *x = malloc((n ? n : 1) * sizeof *x);
+
+    if (!x)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (uint32_t j = 0; j < n; j++) {
+        x[j].v = col[j];
+        x[j].j = j;
+    }
+    qsort(x, n, sizeof *x, bounds_rank_cmp);
+    for (uint32_t rank = 0, k = 0; rank < n; rank++) {
+        while (k < n_count && rank >= count[k])
+            k++;
+        cls[x[rank].j] = (uint16_t)k;
+    }
+    free(x);
+    return KVT_OK;
+}
+
+/* Losses of the best fixed sets of one family, all counts in one pass. */
+static kvt_status bounds_fixed(run *r, uint32_t head, uint32_t thread, int all, kvt_err *err)
+{
+    layer_run *L = &r->L;
+    const uint32_t n_count = all ? L->n_b_all : L->n_b_prompt, *count = all ? L->b_all : L->b_prompt;
+    const uint32_t n_rank = all ? r->T : r->N;
+    uint32_t *out = (all ? L->fixed_all : L->fixed_prompt) + (size_t)head * n_count * r->G;
+    double *mass = malloc(((size_t)n_count + 1) * KVT_TILE * sizeof *mass);
+    uint16_t *cls = malloc((n_rank ? n_rank : 1) * sizeof *cls);
+    kvt_status st = KVT_OK;
+
+    if (!mass || !cls)
+        st = kvt_fail(err, KVT_ENOMEM, "out of memory");
+    else
+        st = bounds_fixed_classes(L->col + (size_t)head * r->T, n_rank, count, n_count, cls, err);
+    for (uint32_t b = 0; b < r->n_blocks && st == KVT_OK; b++) {
+        const float *tile = kvt__tile(r, head, b, r->scratch[thread]);
+        const uint32_t t0 = b * KVT_TILE, n = r->G - t0 < KVT_TILE ? r->G - t0 : KVT_TILE;
+        memset(mass, 0, ((size_t)n_count + 1) * KVT_TILE * sizeof *mass);
+        r->kern->class_mass(tile, all ? r->N + t0 : r->N, cls, mass);
+        if (all)                                 /* the diagonal: only what came before the step */
+            for (uint32_t i = 1; i < n; i++)
+                for (uint32_t j = r->N + t0; j < r->N + t0 + i; j++)
+                    mass[(size_t)cls[j] * KVT_TILE + i] += (double)tile[(size_t)j * KVT_TILE + i];
+        for (uint32_t i = 0; i < n; i++) {
+            double lost = 0;
+            for (uint32_t k = n_count; k-- > 0;) {
+                lost += mass[((size_t)k + 1) * KVT_TILE + i];
+                out[(size_t)k * r->G + t0 + i] = kvt_q31(lost);
+            }
+        }
+    }
+    free(cls);
+    free(mass);
+    return st;
+}
+
+static void bounds_fixed_head(void *arg, uint32_t head, uint32_t thread)
+{
+    run *r = arg;
+
+    r->item_status[head] = KVT_OK;
+    if (r->L.n_b_prompt)
+        r->item_status[head] = bounds_fixed(r, head, thread, 0, &r->item_err[head]);
+    if (r->item_status[head] == KVT_OK && r->L.n_b_all)
+        r->item_status[head] = bounds_fixed(r, head, thread, 1, &r->item_err[head]);
+}
+
+kvt_status kvt__bounds(run *r, kvt_err *err)
+{
+    layer_run *L = &r->L;
+    const size_t HG = (size_t)L->H * r->G;
+
+    for (uint32_t i = 0; i < r->n_cells; i++)
+        if (r->cell[i].bound && r->cell[i].measured && !(r->cell[i].part = calloc(HG * N_PARTS, sizeof(double))))
+            return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    KVT_TRY(bounds_counts(r, 0, &L->b_prompt, &L->n_b_prompt, err));
+    KVT_TRY(bounds_counts(r, 1, &L->b_all, &L->n_b_all, err));
+    L->col = calloc((size_t)L->H * r->T, sizeof *L->col);
+    L->oracle_prompt = calloc(HG * L->n_b_prompt + 1, sizeof(uint32_t));
+    L->fixed_prompt = calloc(HG * L->n_b_prompt + 1, sizeof(uint32_t));
+    L->oracle_all = calloc(HG * L->n_b_all + 1, sizeof(uint32_t));
+    L->fixed_all = calloc(HG * L->n_b_all + 1, sizeof(uint32_t));
+    if (!L->col || !L->oracle_prompt || !L->fixed_prompt || !L->oracle_all || !L->fixed_all)
+        return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for bounds", r->src->path, L->layer);
+    kvt_pool_run(r->pool, L->H, bounds_head, r);
+    kvt_pool_run(r->pool, L->H, bounds_fixed_head, r);
+    for (uint32_t h = 0; h < L->H; h++)
+        if (r->item_status[h] < 0) {
+            if (err)
+                *err = r->item_err[h];
+            return r->item_status[h];
+        }
+    return KVT_OK;
+}
+
+const uint32_t *kvt__oracle_of(const run *r, const run_cell *c, uint32_t head)
+{
+    const layer_run *L = &r->L;
+    const uint32_t held = kvt__held(r, c, head);
+
+    return c->online
+        ? L->oracle_all + ((size_t)head * L->n_b_all + bounds_find(L->b_all, L->n_b_all, held)) * r->G
+        : L->oracle_prompt + ((size_t)head * L->n_b_prompt + bounds_find(L->b_prompt, L->n_b_prompt, held)) * r->G;
+}
+
+/* NULL for `all` with leading trivial steps: the set would have to be chosen over the
+ * other steps only. */
+const uint32_t *kvt__fixed_of(const run *r, const run_cell *c, uint32_t head)
+{
+    const layer_run *L = &r->L;
+    const uint32_t held = kvt__held(r, c, head);
+
+    if (c->online)
+        return kvt__n_trivial(r, c) ? NULL
+            : L->fixed_all + ((size_t)head * L->n_b_all + bounds_find(L->b_all, L->n_b_all, held)) * r->G;
+    return L->fixed_prompt + ((size_t)head * L->n_b_prompt + bounds_find(L->b_prompt, L->n_b_prompt, held)) * r->G;
+}

@@ -1,0 +1,165 @@
+/* budget.c - "0.2" or "28t" as exact counts.
+ *
+ * A share is a decimal, not a double: 0.35 of 10 tokens is 3.5 and goes to 4 (halves to
+ * even), whatever 0.35 * 10 is in binary. The product is therefore formed digit by digit
+ * from the label, which is the shortest decimal of the value. The reference rule repeats
+ * the double arithmetic of the reference codes instead, truncation included. */
+#include "kvt_sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "kvt_sha256.h"
+#include "kvt_text.h"
+
+#define BUDGET_DIGITS 30            /* decimals of a share, at most                   */
+#define BUDGET_SPEC   31            /* characters of a spec, at most                  */
+#define BUDGET_NUMBER 36            /* "0." and BUDGET_DIGITS decimals                */
+
+/* floor and remainder of an exact product: the fraction is tenth / 10 and, when sticky,
+ * a little more. */
+typedef struct budget_product {
+    uint64_t whole;
+    uint32_t tenth;
+    int      sticky;
+} budget_product;
+
+static int budget_is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* digits [ '.' digits ] with at least one digit: its length, or 0. */
+static size_t budget_decimal_length(const char *s)
+{
+    size_t n = 0, n_digits = 0;
+
+    while (budget_is_digit(s[n]))
+        n++, n_digits++;
+    if (s[n] == '.') {
+        n++;
+        while (budget_is_digit(s[n]))
+            n++, n_digits++;
+    }
+    return n_digits ? n : 0;
+}
+
+/* Shortest decimal without an exponent that reads back to x, 0 < x <= 1. One exists: a
+ * spec has at most BUDGET_DIGITS decimals, and x came from a spec. */
+static void budget_shortest(char out[BUDGET_NUMBER], double x)
+{
+    for (int decimals = 0; decimals <= BUDGET_DIGITS; decimals++) {
+        snprintf(out, BUDGET_NUMBER, "%.*f", decimals, x);
+        if (strtod(out, NULL) == x)
+            return;
+    }
+}
+
+kvt_status kvt_budget_parse(kvt_budget *out, const char *spec, kvt_rule rule, kvt_err *err)
+{
+    const size_t len = budget_decimal_length(spec);
+    const int in_tokens = len > 0 && spec[len] == 't' && spec[len + 1] == 0;
+    char shown[64], number[BUDGET_NUMBER];
+    double value;
+
+    kvt_printable_str(shown, sizeof shown, spec);
+    if (!len || len > BUDGET_SPEC || (spec[len] && !in_tokens))
+        return kvt_fail(err, KVT_EARG, "budget '%s': expected a share such as 0.2, or tokens per cache such as 28t", shown);
+    value = strtod(spec, NULL);
+    if (in_tokens) {
+        if (memchr(spec, '.', len) || value < 1 || value > KVT_MAX_TOKENS)
+            return kvt_fail(err, KVT_EARG, "budget '%s': tokens per cache must be a whole number from 1 to %u", shown, KVT_MAX_TOKENS);
+        snprintf(number, sizeof number, "%.0ft", value);
+    } else {
+        if (!(value > 0) || value > 1)
+            return kvt_fail(err, KVT_EARG, "budget '%s': a share must be above 0 and at most 1; tokens per cache end in t, as in 28t", shown);
+        budget_shortest(number, value);
+    }
+    memset(out, 0, sizeof *out);
+    snprintf(out->text, sizeof out->text, "%s%s", number, rule == KVT_RULE_REFERENCE ? " reference" : "");
+    out->in_tokens = in_tokens;
+    out->value = value;
+    out->rule = rule;
+    out->info.kind = in_tokens ? "tokens" : "share";
+    out->info.value = value;
+    out->info.rule = rule == KVT_RULE_REFERENCE ? "reference" : "share";
+    out->info.label = out->text;
+    return KVT_OK;
+}
+
+/* The decimal at the start of `label` times x. From the last decimal to the first:
+ * v = (digit * x + v) / 10; the remainders are the digits of the fraction. */
+static budget_product budget_multiply(const char *label, uint64_t x)
+{
+    const size_t len = budget_decimal_length(label);
+    const char *point = memchr(label, '.', len);
+    const size_t n_whole = point ? (size_t)(point - label) : len;
+    budget_product v = { 0, 0, 0 };
+    uint64_t whole = 0;
+
+    for (size_t i = len; i > n_whole + 1; i--) {
+        const uint64_t sum = (uint64_t)(label[i - 1] - '0') * x + v.whole;
+        v.sticky |= v.tenth != 0;
+        v.whole = sum / 10;
+        v.tenth = (uint32_t)(sum % 10);
+    }
+    for (size_t i = 0; i < n_whole; i++)        /* 0 or 1 */
+        whole = whole * 10 + (uint64_t)(label[i] - '0');
+    v.whole += whole * x;
+    return v;
+}
+
+/* v / divisor to the nearest whole number, halves to even. */
+static uint64_t budget_nearest(budget_product v, uint64_t divisor)
+{
+    const uint64_t floor_value = v.whole / divisor, rest = v.whole % divisor;
+    /* Compare (rest + f) / divisor with 1/2 in units of 1/20: sticky adds less than one. */
+    const uint64_t have = 20 * rest + 2 * v.tenth, half = 10 * divisor;
+    const int above = have > half || (have == half && v.sticky);
+    const int equal = have == half && !v.sticky;
+
+    return floor_value + (above || (equal && (floor_value & 1u)));
+}
+
+void kvt_budget_counts(const kvt_budget *b, kvt_job *job)
+{
+    const uint32_t copies = job->n_caches / job->n_kv_heads;    /* physical copies per KV entry */
+
+    if (b->in_tokens) {
+        job->keep_cache = (uint32_t)b->value;
+        job->keep_layer = (uint64_t)job->keep_cache * job->n_caches;
+        job->share = b->value * copies / job->n;
+    } else if (b->rule == KVT_RULE_REFERENCE) {
+        const double cr = 1 - b->value, n = job->n;
+
+        job->keep_cache = (uint32_t)(n * (1 - cr) / copies);
+        job->keep_layer = (uint64_t)(n * (1 - cr) * job->n_kv_heads);
+        job->share = b->value;
+    } else {
+        job->keep_cache = (uint32_t)budget_nearest(budget_multiply(b->text, job->n), copies);
+        job->keep_layer = budget_nearest(budget_multiply(b->text, (uint64_t)job->n * job->n_kv_heads), 1);
+        job->share = b->value;
+    }
+}
+
+uint32_t kvt_budget_uniform(const kvt_budget *b, uint32_t n_prompt)
+{
+    return b->in_tokens ? (uint32_t)b->value : (uint32_t)budget_nearest(budget_multiply(b->text, n_prompt), 1);
+}
+
+uint64_t kvt_random_key(uint64_t seed, const char *content_id)
+{
+    char text[24];
+    uint8_t digest[32];
+    kvt_sha256 s;
+    uint64_t key = 0;
+
+    snprintf(text, sizeof text, "%llu|", (unsigned long long)seed);
+    kvt_sha256_init(&s);
+    kvt_sha256_update(&s, text, strlen(text));
+    kvt_sha256_update(&s, content_id, strlen(content_id));
+    kvt_sha256_final(&s, digest);
+    for (int i = 0; i < 8; i++)
+        key = key << 8 | digest[i];
+    return key;
+}

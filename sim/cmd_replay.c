@@ -1,0 +1,421 @@
+/* kvtrace replay: traces x policies x budgets -> a results database, and kept sets as
+ * JSON lines. Everything is checked before any work starts. */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kvt_cli.h"
+#include "kvt_sha256.h"
+#include "kvt_sim.h"
+#include "kvt_store.h"
+#include "kvt_summary.h"
+#include "kvt_text.h"
+
+static const kvt_opt replay_opts[] = {
+    { "policy", 'p', KVT_OPT_LIST, "SPEC[,SPEC...]", NULL, 0, 0, NULL, "policies, as id or id:param=value,...; default all. Baselines are always added" },
+    { "budget", 'b', KVT_OPT_LIST, "SHARE|N t[,...]", "0.05,0.1,0.2,0.4,0.6,0.8", 0, 0, NULL, "shares of the prompt (0.2), or tokens per cache (128t)" },
+    { "output", 'o', KVT_OPT_TEXT, "FILE", NULL, 0, 0, NULL, "results database; an existing one is continued. Default: beside the trace, .db; kvtrace.db for several" },
+    { "jobs", 'j', KVT_OPT_UINT, "N", NULL, 1, 256, NULL, "threads; default all cores. Results do not depend on it" },
+    { "kept", 0, KVT_OPT_TEXT, "FILE", NULL, 0, 0, NULL, "also write the kept sets, one JSON object per line" },
+    { "kept-every", 0, KVT_OPT_UINT, "N", NULL, 1, 4194304, NULL, "online policies: kept sets every N decode steps, from step 0" },
+    { "budget-rule", 0, KVT_OPT_TEXT, "RULE", "share", 0, 0, "share|reference", "rounding of budgets: to nearest, or as the reference codes truncate" },
+    { "output-error", 0, KVT_OPT_FLAG, NULL, NULL, 0, 0, NULL, "also the output error |o - o'| / |o|, every 8th step (reads V)" },
+    { "seed", 0, KVT_OPT_UINT, "N", "0", 0, 4294967295.0, NULL, "first of the 5 seeds of random policies" },
+    { "isa", 0, KVT_OPT_TEXT, "NAME", "auto", 0, 0, "auto|portable|avx2|avx512", "instruction set of the row kernels; all give the same bits" },
+    { "keep-going", 0, KVT_OPT_FLAG, NULL, NULL, 0, 0, NULL, "name bad traces, do the others, exit 3 at the end" },
+    { "quiet", 'q', KVT_OPT_FLAG, NULL, NULL, 0, 0, NULL, "no summary, no progress" },
+    { 0 }
+};
+
+typedef struct replay_job {
+    const kvt_args *args;
+    kvt_config    **config;         /* owned                                           */
+    char          **spec;           /* as typed, owned                                 */
+    uint32_t        n_config;
+    kvt_budget     *budget;
+    const char    **budget_text;
+    uint32_t        n_budget;
+    kvt_source     *source;         /* [n operands], zeroed when it cannot be used     */
+    uint32_t        n_bad;
+    FILE           *kept;
+    char           *kept_path, *kept_part;
+    int             show_progress;
+    time_t          started, last_line;
+    uint32_t        trace_at, n_traces;
+} replay_job;
+
+static volatile sig_atomic_t replay_cancel;
+
+static void replay_on_signal(int sig)
+{
+    if (replay_cancel)
+        _exit(128 + sig);
+    replay_cancel = 1;
+}
+
+/* ------------------------------------------------------------- what to run */
+
+static kvt_status replay_add_config(replay_job *job, const char *spec, kvt_err *err)
+{
+    kvt_config *c = NULL, **list;
+    char **specs, *typed;
+
+    const kvt_status parsed = kvt_config_parse(&c, spec, err);
+    if (parsed < 0) {                            /* not built yet is a usage error too */
+        if (err && parsed == KVT_ENOTSUP)
+            err->status = KVT_EARG;
+        return parsed == KVT_ENOTSUP ? KVT_EARG : parsed;
+    }
+    for (uint32_t i = 0; i < job->n_config; i++)
+        if (strcmp(job->config[i]->info.sha256, c->info.sha256) == 0) {
+            kvt_config_free(c);                  /* the same configuration, typed twice */
+            return KVT_OK;
+        }
+    list = realloc(job->config, (job->n_config + 1) * sizeof(*list));
+    if (list)
+        job->config = list;
+    specs = realloc(job->spec, (job->n_config + 1) * sizeof *specs);
+    if (specs)
+        job->spec = specs;
+    typed = malloc(strlen(spec) + 1);
+    if (!list || !specs || !typed) {
+        kvt_config_free(c);
+        free(typed);
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    }
+    strcpy(typed, spec);
+    job->config[job->n_config] = c;
+    job->spec[job->n_config++] = typed;
+    return KVT_OK;
+}
+
+/* The forms of a policy that `all policies` means: its default, and the paper's form
+ * where the reference code differs from it. */
+static kvt_status replay_add_all(replay_job *job, kvt_err *err)
+{
+    for (size_t i = 0; i < kvt_policy_count(); i++) {
+        const kvt_policy *p = kvt_policy_at(i);
+        KVT_TRY(replay_add_config(job, p->id, err));
+        for (const kvt_param_def *d = p->params; d && d->name; d++)
+            if (strcmp(d->name, "semantics") == 0) {
+                char spec[96];
+                snprintf(spec, sizeof spec, "%s:semantics=paper", p->id);
+                KVT_TRY(replay_add_config(job, spec, err));
+            }
+    }
+    return KVT_OK;
+}
+
+static kvt_status replay_parse(replay_job *job, kvt_err *err)
+{
+    const kvt_rule rule = strcmp(kvt_arg_text(job->args, "budget-rule"), "reference") == 0 ? KVT_RULE_REFERENCE : KVT_RULE_SHARE;
+    const uint32_t n = kvt_arg_count(job->args, "budget");
+
+    for (uint32_t i = 0; i < kvt_arg_count(job->args, "policy"); i++)
+        KVT_TRY(replay_add_config(job, kvt_arg_item(job->args, "policy", i), err));
+    if (kvt_arg_count(job->args, "policy") == 0)
+        KVT_TRY(replay_add_all(job, err));
+    for (size_t i = 0; i < kvt_policy_count(); i++)
+        if (kvt_policy_at(i)->caps & KVT_POLICY_BASELINE)
+            KVT_TRY(replay_add_config(job, kvt_policy_at(i)->id, err));
+    job->budget = calloc(n ? n : 1, sizeof *job->budget);
+    job->budget_text = calloc(n ? n : 1, sizeof *job->budget_text);
+    if (!job->budget || !job->budget_text)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < n; i++) {
+        kvt_budget *b = &job->budget[job->n_budget];
+        int seen = 0;
+        KVT_TRY(kvt_budget_parse(b, kvt_arg_item(job->args, "budget", i), rule, err));
+        for (uint32_t k = 0; k < job->n_budget; k++)
+            seen |= job->budget[k].in_tokens == b->in_tokens && job->budget[k].value == b->value;
+        if (!seen)
+            job->budget_text[job->n_budget++] = kvt_arg_item(job->args, "budget", i);
+    }
+    return KVT_OK;
+}
+
+/* Open every trace. The first bad one ends it unless --keep-going. */
+static kvt_status replay_open_all(replay_job *job, int *exit_code, kvt_err *err)
+{
+    job->n_traces = kvt_arg_count(job->args, NULL);
+    job->source = calloc(job->n_traces, sizeof *job->source);
+    if (!job->source)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < job->n_traces; i++) {
+        kvt_err why;
+        kvt_status st = kvt_source_open(&job->source[i], kvt_arg_item(job->args, NULL, i), 0, &why);
+        if (st == KVT_OK)
+            st = kvt_plan_check_trace(&job->source[i], &why);
+        if (st == KVT_OK)
+            continue;
+        if (st == KVT_ENOMEM) {
+            *err = why;
+            return st;
+        }
+        fprintf(stderr, "kvtrace: %s\n", why.text);
+        kvt_source_close(&job->source[i]);
+        job->source[i] = (kvt_source){ 0 };
+        job->n_bad++;
+        *exit_code = KVT_EXIT_INPUT;
+        if (!kvt_arg_flag(job->args, "keep-going"))
+            return KVT_OK;
+    }
+    return KVT_OK;
+}
+
+/* Name the combinations that cannot run. Nothing left of what was asked for: say why and
+ * set the exit code. */
+static void replay_check_plan(const replay_job *job, int *exit_code)
+{
+    const uint32_t asked = kvt_arg_count(job->args, "policy");
+    uint32_t n_ok = 0;
+    kvt_status worst = KVT_OK;
+
+    for (uint32_t i = 0; i < job->n_traces; i++)
+        for (uint32_t c = 0; job->source[i].ops && c < job->n_config; c++)
+            for (uint32_t b = 0; b < job->n_budget; b++) {
+                kvt_err why;
+                const kvt_status st = kvt_plan_check(job->source[i].info, job->config[c], &job->budget[b], &why);
+                if (st == KVT_OK) {
+                    n_ok += asked == 0 || c < asked;
+                } else if (st != KVT_OK) {
+                    worst = st;
+                    fprintf(stderr, "kvtrace: %s: skipped at %s: %s\n", job->source[i].path, job->budget[b].info.label, why.text);
+                }
+            }
+    if (n_ok == 0 && *exit_code == KVT_EXIT_OK)
+        *exit_code = worst == KVT_EARG ? KVT_EXIT_USAGE : KVT_EXIT_INPUT;
+}
+
+/* --------------------------------------------------------------- kept sets */
+
+static kvt_status replay_kept_error(const replay_job *job, kvt_err *err)
+{
+    return kvt_fail(err, KVT_EIO, "%s: %s", job->kept_path, strerror(errno));
+}
+
+static kvt_status replay_kept_open(replay_job *job, kvt_err *err)
+{
+    const char *path = kvt_arg_text(job->args, "kept");
+
+    if (!path)
+        return KVT_OK;
+    job->kept_path = malloc(strlen(path) + 1);
+    job->kept_part = malloc(strlen(path) + 6);
+    if (!job->kept_path || !job->kept_part)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    strcpy(job->kept_path, path);
+    sprintf(job->kept_part, "%s.part", path);
+    job->kept = fopen(job->kept_part, "w");
+    return job->kept ? KVT_OK : replay_kept_error(job, err);
+}
+
+static kvt_status replay_kept_close(replay_job *job, int ok, kvt_err *err)
+{
+    kvt_status st = KVT_OK;
+
+    if (!job->kept)
+        return KVT_OK;
+    if (fflush(job->kept) != 0 || ferror(job->kept) || fsync(fileno(job->kept)) != 0)
+        st = replay_kept_error(job, err);
+    if (fclose(job->kept) != 0 && st == KVT_OK)
+        st = replay_kept_error(job, err);
+    job->kept = NULL;
+    if (ok && st == KVT_OK && rename(job->kept_part, job->kept_path) != 0)
+        st = replay_kept_error(job, err);
+    if (!ok || st < 0)
+        unlink(job->kept_part);
+    return st;
+}
+
+static kvt_status replay_kept_line(void *user, const kvt_kept_set *set, kvt_err *err)
+{
+    replay_job *job = user;
+    const char *spec = set->config->info.label;
+
+    for (uint32_t i = 0; i < job->n_config; i++)
+        if (job->config[i] == set->config)
+            spec = job->spec[i];
+    /* specs and budgets have been parsed: no character in them needs an escape */
+    fprintf(job->kept, "{\"policy\":\"%s\",\"budget\":\"%s\",\"rule\":\"%s\",\"seed\":%llu,\"layer\":%u,\"cache\":%u,", spec,
+            job->budget_text[set->budget - job->budget], set->budget->info.rule, (unsigned long long)set->seed, set->layer, set->cache);
+    if (set->step >= 0)
+        fprintf(job->kept, "\"step\":%lld,", (long long)set->step);
+    if (job->n_traces > 1)
+        fprintf(job->kept, "\"trace\":\"%s\",", job->source[job->trace_at].info->content_id);
+    fputs("\"kept\":[", job->kept);
+    for (uint32_t i = 0; i < set->n; i++)
+        fprintf(job->kept, i ? ",%u" : "%u", set->pos[i]);
+    fputs("]}\n", job->kept);
+    return ferror(job->kept) ? replay_kept_error(job, err) : KVT_OK;
+}
+
+/* ---------------------------------------------------------------- progress */
+
+static void replay_progress(void *user, uint32_t done, uint32_t all)
+{
+    replay_job *job = user;
+    const time_t now = time(NULL);
+
+    if (isatty(STDERR_FILENO)) {
+        fprintf(stderr, "\rtrace %u/%u  layer %u/%u  %llds ", job->trace_at + 1, job->n_traces, done, all, (long long)(now - job->started));
+        if (done == all)
+            fputs("\r\033[K", stderr);
+        fflush(stderr);
+    } else if (now - job->last_line >= 60) {
+        job->last_line = now;
+        fprintf(stderr, "kvtrace: trace %u/%u layer %u/%u after %llds\n", job->trace_at + 1, job->n_traces, done, all, (long long)(now - job->started));
+    }
+}
+
+/* --------------------------------------------------------------------- run */
+
+/* -o, or the trace's name with .db. Owned by the caller. */
+static char *replay_output(const replay_job *job)
+{
+    const char *given = kvt_arg_text(job->args, "output"), *trace = kvt_arg_item(job->args, NULL, 0);
+    const char *base = given ? given : job->n_traces == 1 ? trace : "kvtrace.db";
+    const size_t len = strlen(base);
+    char *out = malloc(len + 4);
+
+    if (!out)
+        return NULL;
+    strcpy(out, base);
+    if (!given && job->n_traces == 1)
+        strcpy(len > 3 && strcmp(base + len - 3, ".h5") == 0 ? out + len - 3 : out + len, ".db");
+    return out;
+}
+
+static void replay_config_hash(const replay_job *job, char out[65])
+{
+    kvt_sha256 s;
+    uint8_t digest[32];
+
+    kvt_sha256_init(&s);
+    for (uint32_t i = 0; i < job->n_config; i++)
+        kvt_sha256_update(&s, job->config[i]->info.sha256, 64);
+    for (uint32_t i = 0; i < job->n_budget; i++)
+        kvt_sha256_update(&s, job->budget[i].info.label, strlen(job->budget[i].info.label) + 1);
+    kvt_sha256_final(&s, digest);
+    kvt_sha256_hex(digest, out);
+}
+
+static kvt_status replay_traces(replay_job *job, kvt_store *store, const kvt_kernels *kern, kvt_err *err)
+{
+    const kvt_replay_opts opts = {
+        .config = (const kvt_config *const *)job->config, .n_config = job->n_config,
+        .budget = job->budget, .n_budget = job->n_budget,
+        .seed = kvt_arg_uint(job->args, "seed"),
+        .n_threads = kvt_arg_given(job->args, "jobs") ? (uint32_t)kvt_arg_uint(job->args, "jobs") : 0,
+        .kernels = kern, .output_error = kvt_arg_flag(job->args, "output-error"),
+        .kept = job->kept ? replay_kept_line : NULL, .kept_user = job,
+        .kept_every = kvt_arg_given(job->args, "kept-every") ? (uint32_t)kvt_arg_uint(job->args, "kept-every") : 0,
+        .cancel = &replay_cancel, .progress = job->show_progress ? replay_progress : NULL, .progress_user = job,
+    };
+
+    job->started = job->last_line = time(NULL);
+    for (job->trace_at = 0; job->trace_at < job->n_traces; job->trace_at++)
+        if (job->source[job->trace_at].ops)
+            KVT_TRY(kvt_replay(&job->source[job->trace_at], &opts, kvt_store_sink(store), err));
+    return KVT_OK;
+}
+
+static kvt_status replay_summary(const char *path, kvt_err *err)
+{
+    sqlite3 *db = NULL;
+    kvt_status st;
+
+    KVT_TRY(kvt_store_open_read(&db, path, err));
+    st = kvt_summary_print(db, path, stdout, err);
+    sqlite3_close(db);
+    return st;
+}
+
+static kvt_status replay_into(replay_job *job, const char *path, int *exit_code, kvt_err *err)
+{
+    const char *isa = kvt_arg_text(job->args, "isa");
+    const kvt_kernels *kern = kvt_kernels_find(isa);
+    struct sigaction action = { .sa_handler = replay_on_signal };
+    kvt_store *store = NULL;
+    char hash[65];
+    kvt_run_info info = { .command = "replay", .argc = kvt_arg_argc(job->args), .argv = kvt_arg_argv(job->args),
+                          .config_sha256 = hash, .seed = kvt_arg_uint(job->args, "seed") };
+    kvt_status st;
+
+    if (!kern)
+        return kvt_fail(err, KVT_EARG, "--isa %s: this processor cannot run it; use --isa auto", isa);
+    replay_config_hash(job, hash);
+    info.isa = kern->name;
+    info.n_threads = kvt_arg_given(job->args, "jobs") ? (uint32_t)kvt_arg_uint(job->args, "jobs") : (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+    KVT_TRY(kvt_store_open(&store, path, &info, err));
+    st = replay_kept_open(job, err);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    if (st == KVT_OK)
+        st = replay_traces(job, store, kern, err);
+    if (st == KVT_OK)
+        st = replay_kept_close(job, 1, err);
+    else
+        (void)replay_kept_close(job, 0, NULL);
+    if (st == KVT_OK) {
+        st = kvt_store_finish(store, *exit_code, err);
+    } else {                                     /* the first failure is the one to report */
+        const kvt_status second = kvt_store_finish(store, st == KVT_ECANCELLED ? KVT_EXIT_STOPPED : KVT_EXIT_FAILED, NULL);
+        (void)second;
+    }
+    kvt_store_close(store);
+    return st;
+}
+
+static kvt_status replay_run(const kvt_args *args, int *exit_code, kvt_err *err)
+{
+    replay_job job = { .args = args, .show_progress = !kvt_arg_flag(args, "quiet") };
+    char *path = NULL;
+    kvt_status st;
+
+    *exit_code = KVT_EXIT_OK;
+    KVT_TRY_GOTO(st, replay_parse(&job, err));
+    KVT_TRY_GOTO(st, replay_open_all(&job, exit_code, err));
+    if (job.n_bad && (!kvt_arg_flag(args, "keep-going") || job.n_bad == job.n_traces))
+        goto done;
+    replay_check_plan(&job, exit_code);
+    if (*exit_code != KVT_EXIT_OK && !job.n_bad)
+        goto done;
+    path = replay_output(&job);
+    st = path ? replay_into(&job, path, exit_code, err) : kvt_fail(err, KVT_ENOMEM, "out of memory");
+    if (st == KVT_OK && !kvt_arg_flag(args, "quiet")) {
+        st = replay_summary(path, err);
+        if (st == KVT_OK)
+            printf("\nResults: %s\nNext:    kvtrace report %s\n", path, path);
+    }
+done:
+    for (uint32_t i = 0; job.source && i < job.n_traces; i++)
+        kvt_source_close(&job.source[i]);
+    for (uint32_t i = 0; i < job.n_config; i++) {
+        kvt_config_free(job.config[i]);
+        free(job.spec[i]);
+    }
+    free(job.source), free(job.config), free(job.spec), free(job.budget), free(job.budget_text);
+    free(job.kept_path), free(job.kept_part), free(path);
+    return st;
+}
+
+extern const kvt_cmd kvt_cmd_replay;
+const kvt_cmd kvt_cmd_replay = {
+    .name = "replay", .operands = "TRACE...", .summary = "replay traces through eviction policies into a results database",
+    .details =
+        "Replay is open loop: queries, keys and values come from a full-cache run, so an eviction\n"
+        "does not change later hidden states. Losses are shares of the full-cache attention row\n"
+        "that fell on evicted entries.\n\n"
+        "A killed run leaves a sound database; the same command finishes it. Combinations of\n"
+        "policy and trace that cannot exist are named and skipped.\n\n"
+        "  kvtrace replay trace.h5\n"
+        "  kvtrace replay trace.h5 -p snapkv:window=32,h2o -b 0.1,0.2 -o results.db --kept kept.jsonl\n",
+    .min_operands = 1, .max_operands = UINT32_MAX, .opts = replay_opts, .run = replay_run,
+};

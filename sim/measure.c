@@ -1,0 +1,157 @@
+#include "measure.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* One radix pass of 11 bits over 32-bit keys. */
+static void measure_pass(const uint32_t *in, uint32_t *out, uint32_t n, uint32_t shift)
+{
+    uint32_t at[2048] = { 0 }, sum = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        at[(in[i] >> shift) & 2047u]++;
+    for (uint32_t b = 0; b < 2048; b++) {
+        const uint32_t c = at[b];
+        at[b] = sum;
+        sum += c;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        out[at[(in[i] >> shift) & 2047u]++] = in[i];
+}
+
+void kvt_sort_u32(uint32_t *x, uint32_t n, uint32_t *tmp)
+{
+    if (n < 64) {                               /* insertion: few values, no histogram */
+        for (uint32_t i = 1; i < n; i++) {
+            const uint32_t v = x[i];
+            uint32_t j = i;
+            for (; j > 0 && x[j - 1] > v; j--)
+                x[j] = x[j - 1];
+            x[j] = v;
+        }
+        return;
+    }
+    measure_pass(x, tmp, n, 0);
+    measure_pass(tmp, x, n, 11);
+    measure_pass(x, tmp, n, 22);
+    memcpy(x, tmp, (size_t)n * sizeof *x);
+}
+
+/* CVaR at level ppm of n ascending values: T = n (1e6 - ppm) millionths of values. */
+static double measure_cvar_q31(const uint32_t *sorted, uint32_t n, uint32_t ppm)
+{
+    const uint64_t t = (uint64_t)n * (1000000u - ppm), m = t / 1000000u, r = t % 1000000u;
+    uint64_t sum = 0;
+
+    for (uint64_t i = 0; i < m; i++)
+        sum += sorted[n - 1 - i];
+    /* r > 0 implies m < n, so there is a next value down. */
+    return ((double)sum + (r ? (double)sorted[n - 1 - m] * (double)r / 1e6 : 0)) / ((double)t / 1e6) / KVT_Q31_ONE;
+}
+
+static double measure_cvar_real(const double *sorted, uint32_t n, uint32_t ppm)
+{
+    const uint64_t t = (uint64_t)n * (1000000u - ppm), m = t / 1000000u, r = t % 1000000u;
+    double sum = 0;
+
+    for (uint64_t i = 0; i < m; i++)
+        sum += sorted[n - 1 - i];
+    return (sum + (r ? sorted[n - 1 - m] * (double)r / 1e6 : 0)) / ((double)t / 1e6);
+}
+
+/* 0-based index of the `higher` quantile: ceil((n - 1) p). */
+static uint32_t measure_rank(uint32_t n, uint32_t ppm)
+{
+    return (uint32_t)(((uint64_t)(n - 1) * ppm + 999999u) / 1000000u);
+}
+
+void kvt_tail_of(const uint32_t *x, const uint8_t *skip, uint32_t n, uint32_t *scratch, kvt_tail *out)
+{
+    uint32_t m = 0, max = 0;
+    uint64_t sum = 0;
+
+    memset(out, 0, sizeof *out);
+    for (uint32_t i = 0; i < n; i++) {
+        if (skip && skip[i])
+            continue;
+        if (m == 0 || x[i] > max) {
+            max = x[i];
+            out->max_at = i;
+        }
+        scratch[m++] = x[i];
+        sum += x[i];
+    }
+    out->n = m;
+    if (m == 0)
+        return;
+    kvt_sort_u32(scratch, m, scratch + n);
+    out->mean = (double)sum / m / KVT_Q31_ONE;
+    out->max = kvt_from_q31(max);
+    out->q50 = kvt_from_q31(scratch[measure_rank(m, 500000)]);
+    out->q90 = kvt_from_q31(scratch[measure_rank(m, 900000)]);
+    out->q95 = kvt_from_q31(scratch[measure_rank(m, 950000)]);
+    out->q99 = kvt_from_q31(scratch[measure_rank(m, 990000)]);
+    out->cvar95 = measure_cvar_q31(scratch, m, 950000);
+    out->cvar99 = measure_cvar_q31(scratch, m, 990000);
+}
+
+static int measure_cmp(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+void kvt_tail_of_real(const double *x, uint32_t n, double *scratch, kvt_tail *out)
+{
+    uint32_t m = 0;
+    double sum = 0;
+
+    memset(out, 0, sizeof *out);
+    for (uint32_t i = 0; i < n; i++) {
+        if (isnan(x[i]))
+            continue;
+        if (m == 0 || x[i] > out->max) {
+            out->max = x[i];
+            out->max_at = i;
+        }
+        scratch[m++] = x[i];
+        sum += x[i];
+    }
+    out->n = m;
+    if (m == 0)
+        return;
+    qsort(scratch, m, sizeof *scratch, measure_cmp);
+    out->mean = sum / m;
+    out->q50 = scratch[measure_rank(m, 500000)];
+    out->q90 = scratch[measure_rank(m, 900000)];
+    out->q95 = scratch[measure_rank(m, 950000)];
+    out->q99 = scratch[measure_rank(m, 990000)];
+    out->cvar95 = measure_cvar_real(scratch, m, 950000);
+    out->cvar99 = measure_cvar_real(scratch, m, 990000);
+}
+
+void kvt_runs_of(const uint32_t *x, uint32_t first, uint32_t n, uint32_t tau_q31, kvt_runs *out)
+{
+    uint32_t start = 0, len = 0;
+    uint64_t area = 0;
+
+    memset(out, 0, sizeof *out);
+    for (uint32_t i = first; i < n; i++) {
+        if (x[i] <= tau_q31) {
+            len = 0;
+            continue;
+        }
+        if (out->n_exceed++ == 0)
+            out->first = i;
+        if (len++ == 0) {
+            start = i;
+            out->n_run++;
+        }
+        if (len > out->longest) {
+            out->longest = len;
+            out->longest_start = start;
+        }
+        area += x[i] - tau_q31;
+    }
+    out->area = (double)area / KVT_Q31_ONE;
+}

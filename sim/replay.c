@@ -1,0 +1,267 @@
+/* replay.c - one trace through many policies: layer by layer, all cells together, so
+ * that a decode row is evaluated once for all of them. */
+#include "replay_impl.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static double replay_now_s(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ------------------------------------------------------------------- plan */
+
+static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_budget *budget, uint64_t seed, kvt_err *err)
+{
+    run_cell c = { .config = config, .budget = budget };
+    int todo = r->sink.ops != NULL;
+
+    c.id.trace = r->info;
+    c.id.trace_path = r->src->path;
+    c.id.config = &config->info;
+    c.id.budget = &budget->info;
+    c.id.seed = seed;
+    c.id.requested_tokens = budget->in_tokens ? budget->value : budget->value * r->N;
+    c.online = (config->policy->caps & KVT_POLICY_ONLINE) != 0;
+    c.bound = (config->policy->caps & KVT_POLICY_BOUND) != 0;
+    c.full = strcmp(config->policy->id, "full") == 0;
+    kvt_cell_key(&c.id);
+    if (todo)
+        KVT_TRY(r->sink.ops->claim(r->sink.self, &c.id, &todo, err));
+    c.measured = todo;
+    if (!todo && (!r->opts->kept || c.bound))
+        return KVT_OK;                           /* a result is there, nobody wants the set */
+    c.score_of = r->n_cells;
+    c.held_min = UINT32_MAX;
+    r->need |= config->policy->needs;
+    r->any_online |= c.online;
+    r->cell[r->n_cells++] = c;
+    return KVT_OK;
+}
+
+static kvt_status replay_plan(run *r, kvt_err *err)
+{
+    const kvt_replay_opts *o = r->opts;
+    const uint32_t n_seeds = o->n_seeds ? o->n_seeds : 5;
+    size_t cap = 0;
+
+    for (uint32_t i = 0; i < o->n_config; i++)
+        cap += (o->config[i]->policy->caps & KVT_POLICY_RANDOM ? n_seeds : 1) * (size_t)o->n_budget;
+    r->cell = calloc(cap ? cap : 1, sizeof *r->cell);
+    if (!r->cell)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < o->n_config; i++)
+        for (uint32_t b = 0; b < o->n_budget; b++) {
+            const int random = (o->config[i]->policy->caps & KVT_POLICY_RANDOM) != 0;
+            if (kvt_plan_check(r->info, o->config[i], &o->budget[b], NULL) < 0)
+                continue;
+            for (uint32_t s = 0; s < (random ? n_seeds : 1); s++)
+                KVT_TRY(replay_add_cell(r, o->config[i], &o->budget[b], random ? o->seed + s : 0, err));
+        }
+    return KVT_OK;
+}
+
+/* One-shot cells of one configuration and seed, up to 8 budgets each. */
+static kvt_status replay_units(run *r, kvt_err *err)
+{
+    r->unit = calloc(r->n_cells ? r->n_cells : 1, sizeof *r->unit);
+    if (!r->unit)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < r->n_cells; i++) {
+        const run_cell *c = &r->cell[i];
+        unit *u = NULL;
+        if (!c->measured || c->online || c->bound)
+            continue;
+        for (uint32_t k = 0; k < r->n_units && !u; k++) {
+            const run_cell *first = &r->cell[r->unit[k].cell[0]];
+            if (first->config == c->config && first->id.seed == c->id.seed && r->unit[k].n < KVT_UNIT_BUDGETS)
+                u = &r->unit[k];
+        }
+        if (!u)
+            u = &r->unit[r->n_units++];
+        u->cell[u->n++] = i;
+    }
+    return KVT_OK;
+}
+
+/* Prompt rows that some configuration or the violations look at. */
+static uint32_t replay_window(const run *r)
+{
+    uint32_t w = r->info->window < KVT_OBSERVE ? r->info->window : KVT_OBSERVE;
+
+    for (uint32_t i = 0; i < r->n_cells; i++) {
+        const run_cell *c = &r->cell[i];
+        const uint32_t asked = kvt__policy_window(c->config, r->N);
+        if (asked > w)
+            w = asked;
+    }
+    return w < r->info->window ? w : r->info->window;
+}
+
+/* -------------------------------------------------------------- memory */
+
+static kvt_status replay_alloc(run *r, kvt_err *err)
+{
+    uint32_t n_items = r->n_cells, d_max = 1;
+    const size_t n_threads = kvt_pool_threads(r->pool);
+
+    for (uint32_t l = 0; l < r->info->n_layers; l++) {
+        const kvt_layer_info *x = &r->info->layer[l];
+        if (x->attn != KVT_ATTN_FULL)
+            continue;
+        r->n_layers_full++;
+        r->n_heads_all += x->n_heads;
+        r->n_kv_all += x->n_kv_heads;
+        n_items = x->n_heads > n_items ? x->n_heads : n_items;
+        d_max = x->d_k > d_max ? x->d_k : d_max;
+    }
+    r->item_status = calloc(n_items, sizeof *r->item_status);
+    r->item_err = calloc(n_items, sizeof *r->item_err);
+    r->lse_redone_layers = calloc(r->n_layers_full, 1);
+    /* tile or logits of one block, its queries, two sort buffers of one row */
+    r->scratch_bytes = ((size_t)d_max + r->T) * KVT_TILE * sizeof(double) + 2 * (size_t)r->T * sizeof(uint32_t) + 64;
+    r->scratch_bytes = (r->scratch_bytes + 63) & ~(size_t)63;
+    r->scratch = calloc(n_threads, sizeof *r->scratch);
+    if (!r->item_status || !r->item_err || !r->lse_redone_layers || !r->scratch)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (size_t i = 0; i < n_threads; i++)
+        if (!(r->scratch[i] = malloc(r->scratch_bytes)))
+            return kvt_fail(err, KVT_ENOMEM, "%s: out of memory for %zu threads; use a smaller -j", r->src->path, n_threads);
+    for (uint32_t i = 0; i < r->n_cells; i++) {
+        run_cell *c = &r->cell[i];
+        if (!c->measured)
+            continue;
+        c->head = calloc(r->n_heads_all, sizeof *c->head);
+        c->kvhead = calloc((size_t)r->n_kv_all * 2, sizeof *c->kvhead);
+        c->layer = calloc(r->n_layers_full, sizeof *c->layer);
+        c->tau = calloc((size_t)r->n_heads_all * KVT_N_TAU, sizeof *c->tau);
+        c->lost_q31 = calloc((size_t)r->n_heads_all * r->G, sizeof *c->lost_q31);
+        c->oracle_q31 = calloc((size_t)r->n_heads_all * r->G, sizeof *c->oracle_q31);
+        c->all_vio = calloc(1, sizeof *c->all_vio);
+        if (!c->head || !c->kvhead || !c->layer || !c->tau || !c->lost_q31 || !c->oracle_q31 || !c->all_vio)
+            return kvt_fail(err, KVT_ENOMEM, "%s: out of memory for the results of %u cells; use fewer policies or budgets",
+                            r->src->path, r->n_cells);
+    }
+    return KVT_OK;
+}
+
+/* What a cell holds of one layer. */
+static void replay_cell_layer_free(run *r)
+{
+    for (uint32_t i = 0; i < r->n_cells; i++) {
+        run_cell *c = &r->cell[i];
+        for (uint32_t h = 0; c->vio && h < r->L.H; h++)
+            kvt__vio_free(&c->vio[h]);
+        free(c->kept), free(c->n_held), free(c->score), free(c->part), free(c->err), free(c->sep), free(c->vio);
+        c->kept = NULL, c->n_held = NULL, c->score = NULL, c->part = c->err = c->sep = NULL, c->vio = NULL;
+        c->score_of = i;
+    }
+}
+
+static void replay_free(run *r)
+{
+    replay_cell_layer_free(r);
+    kvt__layer_free(r);
+    for (uint32_t i = 0; i < r->n_cells; i++) {
+        run_cell *c = &r->cell[i];
+        free(c->head), free(c->kvhead), free(c->layer), free(c->tau), free(c->lost_q31), free(c->oracle_q31);
+        if (c->all_vio)
+            kvt__vio_free(c->all_vio);
+        free(c->all_vio);
+    }
+    for (uint32_t i = 0; r->scratch && r->pool && i < kvt_pool_threads(r->pool); i++)
+        free(r->scratch[i]);
+    free(r->cell), free(r->unit), free(r->scratch), free(r->item_status), free(r->item_err), free(r->lse_redone_layers);
+    kvt_pool_free(r->pool);
+}
+
+/* ---------------------------------------------------------------- loop */
+
+static kvt_status replay_layer(run *r, uint32_t layer, uint32_t slot, kvt_err *err)
+{
+    KVT_TRY(kvt__layer_load(r, layer, slot, err));
+    KVT_TRY(kvt__jobs(r, err));
+    KVT_TRY(kvt__choose_sets(r, 0, err));
+    KVT_TRY(kvt__rows_all(r, err));
+    KVT_TRY(kvt__bounds(r, err));
+    KVT_TRY(kvt__choose_sets(r, 1, err));
+    KVT_TRY(kvt__mass(r, err));
+    KVT_TRY(kvt__lanes(r, err));
+    kvt__series(r);
+    KVT_TRY(kvt__violations(r, err));
+    for (uint32_t h = 0; h < r->L.H; h++) {
+        r->defect_max = r->L.defect[h] > r->defect_max ? r->L.defect[h] : r->defect_max;
+        r->lse_redone_layers[slot] |= r->L.lse_redone[h];
+    }
+    return kvt__gather_layer(r, err);
+}
+
+static kvt_status replay_layers(run *r, kvt_err *err)
+{
+    uint32_t slot = 0;
+
+    for (uint32_t l = 0; l < r->info->n_layers; l++) {
+        kvt_status st;
+        if (r->info->layer[l].attn != KVT_ATTN_FULL)
+            continue;
+        if (r->opts->cancel && *r->opts->cancel)
+            return kvt_fail(err, KVT_ECANCELLED, "%s: stopped; the same command goes on where this one ended", r->src->path);
+        st = replay_layer(r, l, slot++, err);
+        replay_cell_layer_free(r);
+        kvt__layer_free(r);
+        KVT_TRY(st);
+        if (r->opts->progress)
+            r->opts->progress(r->opts->progress_user, slot, r->n_layers_full);
+    }
+    return KVT_OK;
+}
+
+/* Cells that were claimed and will not be stored say why. */
+static void replay_fail_cells(run *r, const char *why)
+{
+    for (uint32_t i = 0; i < r->n_cells; i++)
+        if (r->cell[i].measured && r->sink.ops->fail(r->sink.self, &r->cell[i].id, why, NULL) < 0)
+            return;
+}
+
+kvt_status kvt_replay(kvt_source *src, const kvt_replay_opts *opts, kvt_sink sink, kvt_err *err)
+{
+    run r = { .src = src, .info = src->info, .opts = opts, .sink = sink };
+    const double start_s = replay_now_s();
+    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+    kvt_err why = { KVT_OK, "" };
+    kvt_status st;
+
+    KVT_TRY(kvt_plan_check_trace(src, err));
+    r.N = r.info->n_prompt, r.G = r.info->n_decode, r.T = r.info->n_tokens;
+    r.n_blocks = (r.G + KVT_TILE - 1) / KVT_TILE;
+    r.n_err = (r.G + KVT_ERR_EVERY - 1) / KVT_ERR_EVERY;
+    r.kern = opts->kernels ? opts->kernels : kvt_kernels_find(NULL);
+    KVT_TRY_GOTO(st, replay_plan(&r, &why));
+    if (r.n_cells == 0)
+        goto done;
+    KVT_TRY_GOTO(st, replay_units(&r, &why));
+    KVT_TRY_GOTO(st, kvt_pool_new(&r.pool, opts->n_threads ? opts->n_threads : (uint32_t)(n_cores > 0 ? n_cores : 1), &why));
+    r.window = replay_window(&r);
+    KVT_TRY_GOTO(st, replay_alloc(&r, &why));
+    KVT_TRY_GOTO(st, replay_layers(&r, &why));
+    for (uint32_t i = 0; i < r.n_cells; i++)
+        r.cell[i].wall_s = (replay_now_s() - start_s) / r.n_cells;
+    KVT_TRY_GOTO(st, kvt__store_cells(&r, &why));
+done:
+    if (st < 0) {
+        if (r.sink.ops && r.cell)
+            replay_fail_cells(&r, why.text);
+        if (err)
+            *err = why;
+    }
+    replay_free(&r);
+    return st;
+}

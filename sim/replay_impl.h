@@ -1,0 +1,182 @@
+/* replay_impl.h - what the files of one replay share; private to sim/.
+ *
+ * Work goes layer by layer; inside a layer the threads share heads, lanes and cells:
+ *
+ *   prompt.c    K, Q, statistics of the layer; window rows
+ *   oneshot.c   score -> choose -> kept sets
+ *   rows.c      decode rows, as tiles of 16 steps; each row is checked to sum to 1
+ *   bounds.c    per head: column sums, per-step oracle, best fixed set
+ *   mass.c      per head: evicted mass of every one-shot cell, split by kind of entry
+ *   lane.c      online policies, step by step
+ *   violation.c per head: runs above tau, causes, responsible entries
+ *   gather.c    series -> rows of results; cells -> sink
+ *
+ * Tiles of a whole layer are kept when they fit STAGE_BYTES, else they are computed
+ * again where they are needed: the same bits. */
+#ifndef KVT_REPLAY_IMPL_H
+#define KVT_REPLAY_IMPL_H
+
+#include "kvt_sim.h"
+#include "measure.h"
+#include "pool.h"
+
+#define KVT_N_SINK       4u         /* positions that lost_ns leaves out               */
+#define KVT_OBSERVE      32u        /* last prompt rows that define "late bloomer"     */
+#define KVT_STAGE_BYTES  ((size_t)48 << 20)
+#define KVT_UNIT_BUDGETS 8u         /* budgets whose losses come out of one pass       */
+#define KVT_ERR_EVERY    8u         /* output error: every 8th step                    */
+#define KVT_SERIES_WORST 32u        /* heads of a cell whose series are stored         */
+#define KVT_DEFECT_REDO  2e-5       /* recompute the head's log-sum-exp                */
+#define KVT_DEFECT_BAD   2e-3       /* reject the trace                                */
+
+/* How the evicted mass of a step is split. */
+enum { PART_SINK, PART_SELECTION, PART_LATE, PART_NEW, N_PARTS };
+
+typedef struct run_cell {           /* one cell of this replay                         */
+    kvt_cell          id;
+    const kvt_config *config;
+    const kvt_budget *budget;
+    int      measured;              /* 0: only its kept sets are wanted                */
+    int      online, bound, full;
+    uint32_t score_of;              /* index of the cell whose scores this one uses    */
+
+    /* the layer at hand */
+    kvt_job   job;
+    kvt_setup setup;
+    uint32_t  b_index;              /* one-shot by KV head, see layer_run.bs           */
+    uint8_t  *kept;                 /* [n_caches][n] one-shot                          */
+    uint32_t *n_held;               /* [n_caches]                                      */
+    float    *score;                /* [n_caches][n] or NULL: see score_of             */
+    float     last_kept, first_dropped;   /* scores at the cut, for kept sets          */
+    double   *part;                 /* [H][G][N_PARTS] evicted mass                    */
+    double   *err;                  /* [H][n_err] output error, or NULL                */
+    double   *sep;                  /* [H][n_err] value separation                     */
+    struct vio_list *vio;           /* [H]                                             */
+
+    /* all layers */
+    uint64_t  n_tied, n_kept_all;   /* for tie_share                                   */
+    uint64_t  held_sum, held_caches_kv, bytes_held;
+    uint32_t  held_min, held_max;
+    uint32_t  flags;
+    double    wall_s;
+    kvt_head_result   *head;        /* [n_heads_all]                                   */
+    kvt_kvhead_result *kvhead;      /* [n_kv_all][2]                                   */
+    kvt_layer_result  *layer;       /* [n_layers_full]                                 */
+    kvt_tau_result    *tau;         /* [n_heads_all][KVT_N_TAU]                        */
+    uint32_t          *lost_q31;    /* [n_heads_all][G]                                */
+    uint32_t          *oracle_q31;  /* [n_heads_all][G]                                */
+    struct vio_list   *all_vio;     /* one list, in order                              */
+} run_cell;
+
+typedef struct vio_list {           /* violations and their responsible entries        */
+    kvt_violation   *v;
+    uint32_t         n, cap;
+    kvt_responsible *r;             /* v[i].responsible is set from r_at when it ends  */
+    uint32_t        *r_at;          /* [cap] first entry of v[i] in r                  */
+    uint32_t         n_r, cap_r;
+} vio_list;
+
+typedef struct unit {               /* one-shot cells of one configuration and seed    */
+    uint32_t n;
+    uint32_t cell[KVT_UNIT_BUDGETS];
+} unit;
+
+struct lane;
+
+typedef struct layer_run {          /* the layer at hand                               */
+    const kvt_layer_info *info;
+    uint32_t  layer, slot;          /* layer index; index among the layers that evict  */
+    uint32_t  H, Hkv, group, d, d_v;
+    uint32_t  head0, kv0;           /* index of its first head, KV head over all layers */
+    float    *k;                    /* [Hkv][T][d]                                     */
+    float    *q;                    /* [H][W + G][d]                                   */
+    double   *lse;                  /* [H][G]                                          */
+    double   *sink_share;           /* [H][G] share of the learned sink, or NULL       */
+    float    *v;                    /* [Hkv][T][d_v], only with output_error           */
+    double   *o_norm;               /* [H][n_err] norm of the full-cache output, with v */
+    float    *nu, *col_sum;         /* [H][N] or NULL                                  */
+    float    *win;                  /* [H][window][N]                                  */
+    uint32_t *win_rank;             /* [H][N] 0 = best by the mean of the last rows    */
+    float    *stage;                /* [H][n_blocks][T][16] or NULL                    */
+    float    *one;                  /* [H][T][16] when not staged                      */
+    /* bounds */
+    double   *col;                  /* [H][T] column sums over decode rows, own entry left out */
+    double   *prompt_mass, *ns_mass;/* [H][G] row mass on the prompt, off the sinks    */
+    double   *defect;               /* [H] largest that remains                        */
+    uint8_t  *lse_redone;           /* [H]                                             */
+    uint32_t *b_prompt, *b_all;     /* [Hkv or H] distinct counts: see bounds.c        */
+    uint32_t  n_b_prompt, n_b_all;  /* sorted ascending, shared by all heads           */
+    uint32_t *oracle_prompt, *oracle_all;  /* [H][n_b][G] Q1.31                        */
+    uint32_t *fixed_prompt, *fixed_all;
+    struct lane *lane;
+    uint32_t  n_lanes;
+} layer_run;
+
+typedef struct run {
+    kvt_source            *src;
+    const kvt_trace_info  *info;
+    const kvt_replay_opts *opts;
+    kvt_sink               sink;
+    const kvt_kernels     *kern;
+    kvt_pool              *pool;
+    uint32_t  N, G, T, n_blocks, n_err;
+    uint32_t  window;               /* prompt rows that are turned into window rows    */
+    uint32_t  need;                 /* KVT_NEED_* of all configurations                */
+    uint32_t  n_layers_full, n_heads_all, n_kv_all;
+    run_cell *cell;
+    uint32_t  n_cells;
+    unit     *unit;
+    uint32_t  n_units;
+    int       any_online;
+    double    defect_max;           /* of all layers so far                            */
+    uint8_t  *lse_redone_layers;    /* [n_layers_full]                                 */
+    layer_run L;
+    /* per thread */
+    void    **scratch;              /* [threads] scratch_bytes                         */
+    size_t    scratch_bytes;
+    /* first failure of a parallel part */
+    kvt_status *item_status;        /* [items]                                         */
+    kvt_err    *item_err;
+} run;
+
+/* prompt.c */
+kvt_status kvt__layer_load(run *r, uint32_t layer, uint32_t slot, kvt_err *err);
+void       kvt__layer_free(run *r);
+/* rows.c */
+kvt_status kvt__rows_all(run *r, kvt_err *err);          /* checks sums; stages tiles     */
+const float *kvt__tile(const run *r, uint32_t head, uint32_t block, float *scratch);
+void       kvt__own_lse(const run *r, uint32_t head, double *scratch);
+/* oneshot.c */
+kvt_status kvt__jobs(run *r, kvt_err *err);              /* job, setup of every cell      */
+kvt_status kvt__choose_sets(run *r, int oracles, kvt_err *err);
+/* bounds.c */
+kvt_status kvt__bounds(run *r, kvt_err *err);
+uint32_t   kvt__held(const run *r, const run_cell *c, uint32_t head);   /* count a head is measured at */
+const uint32_t *kvt__oracle_of(const run *r, const run_cell *c, uint32_t head);
+const uint32_t *kvt__fixed_of(const run *r, const run_cell *c, uint32_t head);
+/* mass.c */
+kvt_status kvt__mass(run *r, kvt_err *err);
+/* |o - o'| / |o| with o' = o_kept / kept_mass (1 when nothing is kept), and that over
+ * `lost` (NaN when nothing is lost). */
+void       kvt__output_error(const double *o, const double *o_kept, uint32_t d_v, double kept_mass, double lost,
+                             double *err, double *sep);
+/* lane.c */
+kvt_status kvt__lanes(run *r, kvt_err *err);
+void       kvt__lanes_free(run *r);
+/* violation.c */
+kvt_status kvt__violations(run *r, kvt_err *err);
+void       kvt__vio_free(vio_list *l);
+kvt_status kvt__vio_move(vio_list *to, vio_list *from);  /* append, empty `from`          */
+/* gather.c */
+void       kvt__series(run *r);                          /* lost and oracle, before the violations */
+kvt_status kvt__gather_layer(run *r, kvt_err *err);
+kvt_status kvt__store_cells(run *r, kvt_err *err);
+
+/* plan.c: prompt rows that a configuration looks at. */
+uint32_t kvt__policy_window(const kvt_config *config, uint32_t n_prompt);
+/* Trivial steps of a cell: leading ones (prompt: all or none). */
+uint32_t kvt__n_trivial(const run *r, const run_cell *c);
+/* Cache of a query head under the cell's configuration. */
+static inline uint32_t kvt__cache_of(const run_cell *c, uint32_t head) { return head / kvt_group(&c->job); }
+
+#endif

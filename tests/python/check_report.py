@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Check a report page against the database it was made from.
+
+    check_report.py REPORT.html RESULTS.db [--empty] [--hostile]
+
+Well-formed and inert (elements and attributes of a closed list, no script, no style
+attribute, nothing fetched), the style hash is right, ids and links fit, every figure has
+a title, n, a data table and SQL, and the SQL gives exactly the table. Prints what is
+wrong, one line each; exit 0 = nothing.
+"""
+import argparse
+import base64
+import hashlib
+import html.parser
+import re
+import sqlite3
+
+VOID = {"meta", "link", "wbr", "br"}
+ELEMENTS = {
+    "a", "abbr", "article", "b", "body", "caption", "code", "dd", "defs", "desc", "details", "div", "dl", "dt", "figure", "h1", "h2", "h3", "h4", "head",
+    "header", "html", "li", "link", "main", "mark", "meta", "nav", "ol", "p", "pre", "section", "span", "style", "summary", "svg", "table", "tbody", "td", "text",
+    "th", "thead", "title", "tr", "ul", "wbr", "circle", "path", "pattern", "rect"}
+ATTRIBUTES = {
+    "aria-hidden", "aria-label", "aria-labelledby", "charset", "class", "content", "cx", "cy", "d", "height", "href", "http-equiv", "id", "lang", "name",
+    "patternunits", "preserveaspectratio", "r", "rel", "role", "scope", "tabindex", "title", "transform", "viewbox", "width", "x", "y"}
+FORBIDDEN = r"\b(guaranteed?|safe(ly)?|always|never|lossless|optimal|fragile|fragility|significant(ly)?)\b"
+SECTIONS = ["verdict", "validity", "curves", "heatmap", "timeline", "postmortem", "decomposition", "appendix"]
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.wrong, self.stack, self.ids, self.links, self.labels = [], [], [], [], []
+        self.count, self.text, self.style, self.csp, self.sections = {}, [], "", "", []
+        self.figures = []                       # {id, title, under, rows, sql}
+        self.figure = None
+        self.feed(text)
+        self.close()
+        if self.stack:
+            self.wrong.append("not closed: %s" % self.stack)
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        self.count[tag] = self.count.get(tag, 0) + 1
+        if tag not in ELEMENTS:
+            self.wrong.append("element <%s>" % tag)
+        if len(a) != len(attrs):
+            self.wrong.append("attribute given twice in <%s>" % tag)
+        for name, value in attrs:
+            if name not in ATTRIBUTES:
+                self.wrong.append("attribute %s in <%s>" % (name, tag))
+            if name == "id":
+                self.ids.append(value)
+            if name == "href":
+                self.links.append(value)
+            if name == "aria-labelledby":
+                self.labels += value.split()
+            if value is None or re.search(r"nan|inf", value) and name in ("d", "x", "y", "width", "height", "cx", "cy"):
+                self.wrong.append("%s=%r in <%s>" % (name, value, tag))
+        if a.get("http-equiv") == "Content-Security-Policy":
+            self.csp = a["content"]
+        if tag == "svg" and a.get("aria-hidden") != "true" and (a.get("role") != "img" or "aria-labelledby" not in a):
+            self.wrong.append("<svg> without role and name")
+        if tag == "th" and a.get("scope") not in ("row", "col"):
+            self.wrong.append("<th> without scope")
+        if tag == "section":
+            self.sections.append(a.get("id"))
+        if tag == "figure":
+            self.figure = {"id": a.get("id"), "finding": "", "under": "", "rows": None, "sql": ""}
+            self.figures.append(self.figure)
+        if self.figure and tag == "table" and a.get("class") == "data":
+            self.figure["rows"] = []
+        if self.figure and tag == "tr" and self.figure["rows"] is not None:
+            self.figure["rows"].append([])
+        if self.figure and tag in ("td", "th") and self.inside("table", "data"):
+            self.figure["rows"][-1].append("")
+        if tag not in VOID:
+            self.stack.append((tag, a.get("class") or ""))
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        if not self.stack or self.stack[-1][0] != tag:
+            self.wrong.append("</%s> closes %s at %s" % (tag, self.stack[-1:], self.getpos()))
+            return
+        self.stack.pop()
+        if tag == "figure":
+            self.figure = None
+
+    def handle_comment(self, data):
+        self.wrong.append("a comment: %.40r" % data)
+
+    def inside(self, tag, css=None):
+        return any(t == tag and (css is None or css in c.split()) for t, c in self.stack)
+
+    def handle_data(self, data):
+        if self.inside("style"):
+            self.style += data
+            return
+        self.text.append(data)
+        f = self.figure
+        if not f:
+            return
+        if self.inside("p", "finding"):
+            f["finding"] += data
+        if self.inside("p", "under"):
+            f["under"] += data
+        if self.inside("pre", "sql"):
+            f["sql"] += data
+        elif self.inside("table", "data") and (self.inside("td") or self.inside("th")):
+            f["rows"][-1][-1] += data
+
+
+def as_text(value):
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return str(int(value)) if value == int(value) and abs(value) < 2 ** 53 else "%r" % value
+    if isinstance(value, bytes):
+        return "%d bytes" % len(value)
+    return str(value)
+
+
+def same(shown, expected):
+    """Equal as text, or the same number; text with control characters is shown escaped."""
+    if shown == expected:
+        return True
+    try:
+        return float(shown) == float(expected)
+    except ValueError:
+        return bool(re.search(r"[^ -~\u00a1-\u00ac\u00ae-\u02ff]", expected)) and shown[:3] == expected[:3]
+
+
+def check_figure(f, db, wrong):
+    def bad(what):
+        wrong.append("%s: %s" % (f["id"], what))
+    if not re.match(r"Figure \d+\. \S.{20,}", f["finding"]):
+        bad("no finding: %r" % f["finding"])
+    if not re.search(r"n\u00a0=\u00a0\d+\u00a0cluster", f["under"]):
+        bad("no n")
+    if not re.search(r"Not shown: \S+", f["under"]):
+        bad("does not say what it does not show")
+    if not f["rows"] or not f["sql"]:
+        bad("no data or no SQL")
+        return
+    cur = db.execute(f["sql"])
+    names = [d[0] for d in cur.description]
+    expected = [[as_text(v) for v in row] for row in cur.fetchall()]
+    head, rows = f["rows"][0], f["rows"][1:]
+    if head != names:
+        bad("columns %s, SQL gives %s" % (head, names))
+    if len(rows) != min(len(expected), 1000):
+        bad("%d rows, SQL gives %d" % (len(rows), len(expected)))
+    for i, (row, want) in enumerate(zip(rows, expected)):
+        if len(row) != len(want) or not all(same(a, b) for a, b in zip(row, want)):
+            bad("row %d is %s, SQL gives %s" % (i, row, want))
+            break
+
+
+def check(text, db, empty, hostile):
+    p = Page(text)
+    wrong = p.wrong
+    if not text.startswith("<!doctype html>\n") or not text.endswith("</html>\n"):
+        wrong.append("is not a whole page")
+    style = re.findall(r"<style>(.*?)</style>", text, re.S)
+    digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode() if len(style) == 1 else "no style"
+    if p.csp != "default-src 'none'; style-src 'sha256-%s'; img-src data:; base-uri 'none'; form-action 'none'" % digest:
+        wrong.append("CSP: %s; the style has %s" % (p.csp, digest))
+    if not hostile and re.search(r"https?://", text):
+        wrong.append("an address: %s" % re.search(r"https?://\S+", text).group())
+    for name in {i for i in p.ids if p.ids.count(i) > 1}:
+        wrong.append("id %s is not unique" % name)
+    for link in p.links:
+        if link != "data:," and (link[0] != "#" or link[1:] not in p.ids):
+            wrong.append("link %s leads nowhere" % link)
+    for name in set(p.labels) - set(p.ids):
+        wrong.append("aria-labelledby %s leads nowhere" % name)
+    if p.sections != SECTIONS:
+        wrong.append("sections %s" % p.sections)
+    if p.count.get("caption", 0) != p.count.get("table", 0):
+        wrong.append("%d tables, %d captions" % (p.count.get("table", 0), p.count.get("caption", 0)))
+    shown = "".join(p.text)
+    if "Open-loop replay on full-cache trajectories: evictions do not feed back into later queries." not in shown:
+        wrong.append("does not say that the replay is open loop")
+    if not re.search(r"Not shown: [^\n]+\.\s*$", shown):
+        wrong.append("does not end with what is not shown")
+    for m in re.finditer(FORBIDDEN, shown, re.I):
+        wrong.append("forbidden word: %s" % shown[max(0, m.start() - 30):m.end() + 10])
+    for c in shown:
+        if c != "\n" and (ord(c) < 32 or 0x7f <= ord(c) < 0xa0 or c in "\u00ad\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2028\u2029\ufeff"):
+            wrong.append("U+%04X reaches the page" % ord(c))
+            break
+    if empty:
+        n = len(re.findall(r'class="empty"', text))
+        if n < len(SECTIONS) or p.figures:
+            wrong.append("%d empty sections, %d figures" % (n, len(p.figures)))
+    else:
+        if not p.figures:
+            wrong.append("no figure")
+        for f in p.figures:
+            check_figure(f, db, wrong)
+    return wrong, p
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    a.add_argument("html")
+    a.add_argument("db")
+    a.add_argument("--empty", action="store_true")
+    a.add_argument("--hostile", action="store_true")
+    a.add_argument("--figures", type=int, help="how many there must be")
+    args = a.parse_args()
+    with open(args.html, "rb") as f:
+        text = f.read().decode("utf-8")                 # strict: the page is UTF-8 whatever the tokens are
+    wrong, page = check(text, sqlite3.connect("file:%s?mode=ro" % args.db, uri=True), args.empty, args.hostile)
+    if args.figures is not None and len(page.figures) != args.figures:
+        wrong.append("%d figures, expected %d" % (len(page.figures), args.figures))
+    for w in wrong[:20]:
+        print("%s: %s" % (args.html, w))
+    raise SystemExit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
