@@ -16,6 +16,7 @@
 #include "kvt_store.h"
 #include "kvt_summary.h"
 #include "kvt_text.h"
+#include "trace_guard.h"
 
 static const kvt_opt replay_opts[] = {
     { "policy", 'p', KVT_OPT_LIST, "SPEC[,SPEC...]", NULL, 0, 0, NULL, "policies, as id or id:param=value,...; default all. Baselines are always added" },
@@ -149,7 +150,10 @@ static kvt_status replay_open_all(replay_job *job, int *exit_code, kvt_err *err)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     for (uint32_t i = 0; i < job->n_traces; i++) {
         kvt_err why;
-        kvt_status st = kvt_source_open(&job->source[i], kvt_arg_item(job->args, NULL, i), 0, &why);
+        kvt_status st;
+        kvt_guard_begin(kvt_arg_item(job->args, NULL, i));
+        st = kvt_source_open(&job->source[i], kvt_arg_item(job->args, NULL, i), 0, &why);
+        kvt_guard_end();
         if (st == KVT_OK)
             st = kvt_plan_check_trace(&job->source[i], &why);
         if (st == KVT_OK)

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "trace_guard.h"
 #include "kvt_cli.h"
 #include "kvt_store.h"
 #include "kvt_summary.h"
@@ -319,7 +320,9 @@ static kvt_status info_run(const kvt_args *args, int *exit_code, kvt_err *err)
     if (info_is_database(path)) {
         st = info_database(path, json, err);
     } else {
+        kvt_guard_begin(path);
         st = kvt_source_open(&src, path, 1, err);
+        kvt_guard_end();
         if (st == KVT_OK && json)
             st = info_print_json(&src, err);
         else if (st == KVT_OK)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "trace_guard.h"
 #include "kvt_cli.h"
 #include "kvt_text.h"
 #include "kvt_version.h"
@@ -97,7 +98,9 @@ static kvt_status verify_run(const kvt_args *args, int *exit_code, kvt_err *err)
     kvt_source src = {0};
     kvt_status st;
 
+    kvt_guard_begin(path);
     st = kvt_source_open(&src, path, 0, err);
+    kvt_guard_end();
     if (st == KVT_OK) st = kvt_trace_verify(&report, &src, err);
     if (st == KVT_OK && strcmp(kvt_arg_text(args, "format"), "json") == 0)
         st = verify_print_json(&report, &src, err);

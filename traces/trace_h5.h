@@ -62,6 +62,13 @@ kvt_status kvt__h5_group_open(kvt_h5_at *out, const kvt_h5_at *at, const char *n
                               kvt_err *err);
 void       kvt__h5_group_close(kvt_h5_at *at);
 
+/* Call each(user, name) for the name of every link of a group, hard or not; nothing is
+ * opened. Stops at the first status that is not KVT_OK. EFORMAT: another kind of link, more
+ * than `max` links, a damaged group. */
+kvt_status kvt__h5_group_each(const kvt_h5_at *group, uint32_t max,
+                              kvt_status (*each)(void *user, const char *name, kvt_err *err),
+                              void *user, kvt_err *err);
+
 /* ------------------------------------------------------------ datasets */
 
 #define KVT_H5_MAX_RANK 32

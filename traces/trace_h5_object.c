@@ -51,6 +51,43 @@ static kvt_status h5_step(hid_t *out, const kvt_h5_at *at, hid_t loc, const char
     return KVT_OK;
 }
 
+typedef struct h5_names {
+    const kvt_h5_at *group;
+    uint32_t         max, n;
+    kvt_status     (*each)(void *user, const char *name, kvt_err *err);
+    void            *user;
+    kvt_err         *err;
+    kvt_status       st;
+} h5_names;
+
+static herr_t h5_name(hid_t group, const char *name, const H5L_info_t *info, void *user)
+{
+    h5_names *x = user;
+    char text[96];
+
+    (void)group;
+    if (info->type != H5L_TYPE_HARD)
+        x->st = kvt_fail(x->err, KVT_EFORMAT, "%s: %s/%s: %s link, expected a hard link", x->group->file->name, x->group->path,
+                         kvt_printable_str(text, sizeof text, name), info->type == H5L_TYPE_SOFT ? "soft"
+                         : info->type == H5L_TYPE_EXTERNAL ? "external" : "user-defined");
+    else if (++x->n > x->max)
+        x->st = kvt_fail(x->err, KVT_EFORMAT, "%s: %s: more than %u entries", x->group->file->name, x->group->path, x->max);
+    else
+        x->st = x->each(x->user, name, x->err);
+    return x->st == KVT_OK ? 0 : 1;
+}
+
+kvt_status kvt__h5_group_each(const kvt_h5_at *group, uint32_t max,
+                              kvt_status (*each)(void *user, const char *name, kvt_err *err),
+                              void *user, kvt_err *err)
+{
+    h5_names x = { group, max, 0, each, user, err, KVT_OK };
+
+    if (H5Literate(group->id, H5_INDEX_NAME, H5_ITER_NATIVE, NULL, h5_name, &x) < 0 && x.st == KVT_OK)
+        return kvt__h5_fail(err, KVT_EFORMAT, "%s: %s: damaged, its entries cannot be read", group->file->name, group->path);
+    return x.st;
+}
+
 /* at->path/name, component by component. Invalid and KVT_OK: some component is absent. */
 static kvt_status h5_walk(kvt_h5_at *out, const kvt_h5_at *at, const char *name, H5I_type_t want,
                           int *found, kvt_err *err)

@@ -348,6 +348,10 @@ kvt_status kvt_source_open(kvt_source *out, const char *path, int allow_incomple
         r->handle[i].d.at.id = H5I_INVALID_HID;
     r->info.created = r->info.writer = r->info.uuid = r->info.content_id = r->info.exactness = "";
     r->info.cluster_id = r->info.sample_id = "";
+    /* After a damaged file libhdf5 1.10 may fail to close itself at exit and fill stderr
+     * with "infinite loop closing library". Only before the first other call has it an
+     * effect; every file is closed by its owner anyway. */
+    H5dont_atexit();
     H5E_BEGIN_TRY {
         st = reader_open(r, path, allow_incomplete, err);
         if (st < 0) kvt__reader_free(r);

@@ -160,6 +160,50 @@ static kvt_status list_open_named(kvt_reader *r, kvt_err *err)
     return KVT_OK;
 }
 
+/* What stands in a layer's scores or extra group, but not in the list. */
+typedef struct list_group {
+    kvt_reader      *r;
+    const kvt_h5_at *at;
+} list_group;
+
+static kvt_status list_find_name(void *user, const char *name, kvt_err *err)
+{
+    const list_group *g = user;
+    char path[256], shown[96];
+    const size_t n = (size_t)snprintf(path, sizeof path, "%s/%.64s", g->at->path, name);
+
+    for (uint32_t i = 0; i < g->r->n_listed; i++) {
+        const char *listed = g->r->listed[i].path;
+        if (strncmp(listed, path, n) == 0 && (listed[n] == 0 || listed[n] == '/')) return KVT_OK;
+    }
+    return kvt_fail(err, KVT_EFORMAT, "%s: %s/%s: not listed in /checksums/path", g->r->file.name, g->at->path,
+                    kvt_printable_str(shown, sizeof shown, name));
+}
+
+/* Their names are free, so the list is the only place that could forget them. */
+static kvt_status list_check_groups(kvt_reader *r, kvt_err *err)
+{
+    static const char *const groups[] = {"scores", "extra"};
+    static const uint32_t most[] = {KVT_MAX_SCORES, KVT_MAX_EXTRA};
+
+    for (uint32_t layer = 0; layer < r->info.n_layers; layer++) {
+        for (int k = 0; k < 2 && r->layer[layer].attn != KVT_ATTN_NONE; k++) {
+            char name[32];
+            kvt_h5_at at;
+            kvt_status st;
+            int found;
+
+            snprintf(name, sizeof name, "%03u/%s", layer, groups[k]);
+            KVT_TRY(kvt__h5_group_open(&at, &r->layers, name, &found, err));
+            if (!found) continue;
+            st = kvt__h5_group_each(&at, most[k], list_find_name, &(list_group){r, &at}, err);
+            kvt__h5_group_close(&at);
+            KVT_TRY(st);
+        }
+    }
+    return KVT_OK;
+}
+
 /* ---------------------------------------------------------------- the two sides agree */
 
 static int list_compare(const void *a, const void *b) { return strcmp(a, b); }
@@ -201,6 +245,7 @@ kvt_status kvt__open_list(kvt_reader *r, kvt_err *err)
     KVT_TRY_GOTO(st, kvt__reader_choice(&at, "algorithm", algorithm, "sha256-1m", &choice, err));
     KVT_TRY_GOTO(st, list_load(r, &at, err));
     KVT_TRY_GOTO(st, list_open_named(r, err));
+    KVT_TRY_GOTO(st, list_check_groups(r, err));
     st = list_match(r, err);
 done:
     kvt__h5_group_close(&at);

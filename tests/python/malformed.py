@@ -310,9 +310,11 @@ def dataset_cases():
         for axis in range(RANK[p]):
             if p in FREE and axis == 0:
                 continue
-            case("%s longer on axis %d" % (p, axis), redo(p, longer(axis)), group_of(p))
+            # the stored rows follow the list of queries: there the first tensor with another count is named
+            word = "expected 4x" if p == "/queries/index" else group_of(p)
+            case("%s longer on axis %d" % (p, axis), redo(p, longer(axis)), word)
             case("%s shorter on axis %d" % (p, axis),
-                 redo(p, lambda x, axis=axis: x.take(range(x.shape[axis] - 1), axis=axis)), group_of(p))
+                 redo(p, lambda x, axis=axis: x.take(range(x.shape[axis] - 1), axis=axis)), word)
         case("%s never written" % p, unwritten(p), p)
         case("%s chunked, chunks missing" % p, unwritten(p, True), p)
         case("%s deflated" % p, redo(p, filtered, **dict(compression="gzip")) if kind_of(p) != "bf16" else
@@ -376,7 +378,8 @@ def link_cases():
               L0 + "/scores/kvzip", "/future/thing", L0, "/layers", "/tokens", "/verify", "/provenance", L0 + "/stats",
               L0 + "/rope", L0 + "/extra/soft", "/spans", "/logits"):
         aside = "/aside"
-        case("%s a soft link" % p, soft(p, aside), p)
+        # an unknown object that is not listed any more is ignored, whatever it is
+        case("%s a soft link" % p, soft(p, aside), p, code=0 if p == "/future/thing" else 3)
         case("%s a dangling soft link" % p, both(drop(p), lambda f, p=p: f.__setitem__(p, h5py.SoftLink("/nowhere"))), p,
              raw=True)
         case("%s a looping soft link" % p, both(drop(p), lambda f, p=p: f.__setitem__(p, h5py.SoftLink(p))), p, raw=True)
@@ -414,12 +417,17 @@ def storage_cases():
             del f[p]
             layout = h5py.VirtualLayout(shape, dt, maxshape=(None,) + shape[1:] if unlimited else None)
             src = h5py.VirtualSource("base.h5", "/src", shape, maxshape=(None,) + shape[1:] if unlimited else None)
-            if unlimited:
-                layout[h5py.MultiBlockSlice(0, 1, h5py.h5s.UNLIMITED, 1)] = \
-                    src[h5py.MultiBlockSlice(0, 1, h5py.h5s.UNLIMITED, 1)]
+            if unlimited:                       # h5py's own layouts cannot select without end
+                here, there = (h5py.h5s.create_simple(shape, (h5py.h5s.UNLIMITED,) + shape[1:]) for _ in "ab")
+                for s in (here, there):
+                    s.select_hyperslab((0,) * len(shape), (h5py.h5s.UNLIMITED,) + (1,) * (len(shape) - 1),
+                                       block=(1,) + shape[1:], stride=(1,) * len(shape))
+                plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                plist.set_virtual(here, b"base.h5", b"/src", there)
+                h5py.h5d.create(f.id, p.encode(), h5py.h5t.py_create(dt), here, plist)
             else:
                 layout[...] = src
-            f.create_virtual_dataset(p, layout)
+                f.create_virtual_dataset(p, layout)
         case("%s virtual" % p, virtual, p, raw=True)
         case("%s virtual, unlimited" % p, lambda f, p=p, v=virtual: v(f, p, True), p, raw=True)
 
@@ -686,7 +694,7 @@ def file_cases(base):
     of_bytes("text", lambda d: b"hello\n", "HDF5")
     of_bytes("zeros", lambda d: bytes(70000), "HDF5")
     of_bytes("signature only", lambda d: d[:8])
-    of_bytes("user block", lambda d: bytes(512) + d)
+    of_bytes("user block", lambda d: bytes(512) + d, code=0)
     of_bytes("bytes after the end", lambda d: d + bytes(5000), code=0)
     with h5py.File(base) as f:
         for path, d, _ in listing(f):
