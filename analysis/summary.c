@@ -86,7 +86,8 @@ static const char *digits(char out[16], double x)
 {
     if (isnan(x)) return strcpy(out, "-");
     if (x == 0) return strcpy(out, "0");
-    snprintf(out, 16, "%#.3g", x);
+    snprintf(out, 16, "%#.3g", x);                /* keeps the zeros of 0.200 */
+    if (out[strlen(out) - 1] == '.') out[strlen(out) - 1] = 0;
     return out;
 }
 

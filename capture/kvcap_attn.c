@@ -22,8 +22,7 @@ static int attn_start(kvcap *cap, uint32_t layer)
     if (cap->n_set != cap->n_layers)
         return kvcap__fail(cap, KVCAP_EORDER, "kvcap_attn of layer %u, but only %u of %u layers were set", layer,
                            cap->n_set, cap->n_layers);
-    if (!cap->writer)
-        return kvcap__fail(cap, KVCAP_EORDER, "kvcap_attn of layer %u before kvcap_prompt", layer);
+    if (!cap->writer) return kvcap__fail(cap, KVCAP_EORDER, "kvcap_attn of layer %u before kvcap_prompt", layer);
     cap->started = 1;
     return kvcap__probes_start(cap);
 }
@@ -59,8 +58,8 @@ static int attn_take_keys(kvcap *cap, const kvcap_attn_call *c, kvcap_call *call
     const kvt_layer_info *info = &call->ls->info;
     const int is_new = c->k_new.data || c->v_new.data, is_all = c->k_all.data || c->v_all.data;
     const int64_t n_keys = is_all ? c->k_all.shape[0] : (int64_t)call->n;
-    const int64_t k_shape[3] = { n_keys, info->n_kv_heads, info->d_k };
-    const int64_t v_shape[3] = { n_keys, info->n_kv_heads, info->d_v };
+    const int64_t k_shape[3] = {n_keys, info->n_kv_heads, info->d_k};
+    const int64_t v_shape[3] = {n_keys, info->n_kv_heads, info->d_v};
     int64_t first = 0;
     int rc;
 
@@ -68,7 +67,8 @@ static int attn_take_keys(kvcap *cap, const kvcap_attn_call *c, kvcap_call *call
         return kvcap__fail(cap, KVCAP_EARG, "layer %u: pass either k_new and v_new, or k_all and v_all", call->layer);
     rc = kvcap__check_view(cap, call->layer, is_all ? "k_all" : "k_new", is_all ? &c->k_all : &c->k_new, 3, k_shape);
     if (rc == KVCAP_OK)
-        rc = kvcap__check_view(cap, call->layer, is_all ? "v_all" : "v_new", is_all ? &c->v_all : &c->v_new, 3, v_shape);
+        rc =
+            kvcap__check_view(cap, call->layer, is_all ? "v_all" : "v_new", is_all ? &c->v_all : &c->v_new, 3, v_shape);
     if (rc != KVCAP_OK) return rc;
     if (!is_all) {
         call->k = c->k_new;
@@ -80,14 +80,15 @@ static int attn_take_keys(kvcap *cap, const kvcap_attn_call *c, kvcap_call *call
     if (info->attn == KVT_ATTN_CHUNKED) first = call->token0 - call->token0 % (int64_t)info->window;
     if (n_keys < (int64_t)call->n || c->key0 != call->token0 + (int64_t)call->n - n_keys)
         return kvcap__fail(cap, KVCAP_ESHAPE,
-                           "layer %u: %lld visible keys from token %lld on, but the new tokens are %lld..%lld", call->layer,
-                           (long long)n_keys, (long long)c->key0, (long long)call->token0,
+                           "layer %u: %lld visible keys from token %lld on, but the new tokens are %lld..%lld",
+                           call->layer, (long long)n_keys, (long long)c->key0, (long long)call->token0,
                            (long long)(call->token0 + call->n - 1));
     if (c->key0 < 0 || c->key0 > first)
         return kvcap__fail(cap, KVCAP_ESHAPE,
                            "layer %u: the visible keys begin at token %lld, but %s attention of token %lld needs them "
-                           "from %lld on (is the cache bounded?)", call->layer, (long long)c->key0,
-                           kvt_attn_name(info->attn), (long long)call->token0, (long long)first);
+                           "from %lld on (is the cache bounded?)",
+                           call->layer, (long long)c->key0, kvt_attn_name(info->attn), (long long)call->token0,
+                           (long long)first);
     call->k = attn_tail(&c->k_all, call->n);
     call->v = attn_tail(&c->v_all, call->n);
     return KVCAP_OK;
@@ -96,16 +97,16 @@ static int attn_take_keys(kvcap *cap, const kvcap_attn_call *c, kvcap_call *call
 static int attn_take_views(kvcap *cap, const kvcap_attn_call *c, kvcap_call *call)
 {
     const kvt_layer_info *info = &call->ls->info;
-    const int64_t q_shape[3] = { call->n, info->n_heads, info->d_k };
-    const int64_t o_shape[3] = { call->n, info->n_heads, info->d_v };
-    const int64_t l_shape[2] = { call->n, info->n_heads };
+    const int64_t q_shape[3] = {call->n, info->n_heads, info->d_k};
+    const int64_t o_shape[3] = {call->n, info->n_heads, info->d_v};
+    const int64_t l_shape[2] = {call->n, info->n_heads};
     int rc = kvcap__check_view(cap, call->layer, "q", &c->q, 3, q_shape);
 
     if (rc == KVCAP_OK) rc = attn_take_keys(cap, c, call);
     if (rc == KVCAP_OK && c->out.data) rc = kvcap__check_view(cap, call->layer, "out", &c->out, 3, o_shape);
     if (rc == KVCAP_OK && c->lse.data) {
         kvcap_view lse = c->lse;
-        lse.stride[1] = 1;                              /* any strides are fine here */
+        lse.stride[1] = 1; /* any strides are fine here */
         rc = kvcap__check_view(cap, call->layer, "lse", &lse, 2, l_shape);
         if (rc == KVCAP_OK && lse.dtype != KVCAP_F32)
             rc = kvcap__fail(cap, KVCAP_ENOTSUP, "layer %u: lse must be f32", call->layer);
@@ -153,9 +154,11 @@ static int attn_take_positions(kvcap *cap, const kvcap_call *call, const int32_t
             cap->n_rotary = i + 1;
         }
         if ((attn == KVT_ATTN_SLIDING || attn == KVT_ATTN_CHUNKED) && at - i != cap->rotary[0])
-            return kvcap__fail(cap, KVCAP_ENOTSUP,
-                               "layer %u: rotary position minus token index changes at token %lld, which a %s layer cannot "
-                               "have in a trace", call->layer, (long long)i, kvt_attn_name(attn));
+            return kvcap__fail(
+                cap, KVCAP_ENOTSUP,
+                "layer %u: rotary position minus token index changes at token %lld, which a %s layer cannot "
+                "have in a trace",
+                call->layer, (long long)i, kvt_attn_name(attn));
     }
     return KVCAP_OK;
 }
@@ -194,7 +197,7 @@ static int attn_run(kvcap *cap, const kvcap_call *call)
 int kvcap_attn(kvcap *cap, const kvcap_attn_call *given, void *cuda_stream)
 {
     kvcap_attn_call c;
-    kvcap_call call = { 0 };
+    kvcap_call call = {0};
     int rc = kvcap__stuck(cap);
 
     (void)cuda_stream;
@@ -218,7 +221,8 @@ int kvcap_attn(kvcap *cap, const kvcap_attn_call *given, void *cuda_stream)
     call.n = (uint32_t)c.q.shape[0];
     rc = attn_check_order(cap, &call);
     if (rc == KVCAP_OK && call.token0 < cap->n_prompt && call.token0 + call.n > cap->n_prompt)
-        rc = kvcap__fail(cap, KVCAP_EORDER, "layer %u: one call holds the end of the prompt and a decode step", c.layer);
+        rc =
+            kvcap__fail(cap, KVCAP_EORDER, "layer %u: one call holds the end of the prompt and a decode step", c.layer);
     if (rc == KVCAP_OK) rc = attn_take_views(cap, &c, &call);
     if (rc == KVCAP_OK) rc = attn_take_positions(cap, &call, c.pos);
     if (rc == KVCAP_OK && !call.ls->is_announced) rc = kvcap__announce(cap, c.layer, &call);
@@ -228,8 +232,13 @@ int kvcap_attn(kvcap *cap, const kvcap_attn_call *given, void *cuda_stream)
 static kvcap_view attn_flat_view(const void *data, int dtype, int device_type, int device_id, int64_t n, uint32_t heads,
                                  uint32_t width, const int64_t stride[2])
 {
-    kvcap_view v = { .data = data, .dtype = dtype, .device_type = device_type, .device_id = device_id, .ndim = 3,
-                     .shape = { n, heads, width }, .stride = { 0, 0, 1 } };
+    kvcap_view v = {.data = data,
+                    .dtype = dtype,
+                    .device_type = device_type,
+                    .device_id = device_id,
+                    .ndim = 3,
+                    .shape = {n, heads, width},
+                    .stride = {0, 0, 1}};
     if (stride) {
         v.stride[0] = stride[0];
         v.stride[1] = stride[1];
@@ -243,7 +252,7 @@ int kvcap_attn_flat(kvcap *cap, int layer, int64_t token0, int dtype, int device
                     const int64_t out_stride[2], void *cuda_stream)
 {
     const kvt_layer_info *info;
-    kvcap_attn_call c = { .struct_size = sizeof c };
+    kvcap_attn_call c = {.struct_size = sizeof c};
     const int rc = kvcap__stuck(cap);
 
     if (rc != KVCAP_OK) return rc;

@@ -8,8 +8,8 @@
 
 typedef struct json_in {
     const char *start, *at;
-    char       *why;
-    size_t      why_size;
+    char *why;
+    size_t why_size;
 } json_in;
 
 static int json_fail(const json_in *in, const char *what)
@@ -30,10 +30,14 @@ static int32_t json_hex4(json_in *in)
     for (int i = 0; i < 4; i++) {
         const char c = in->at[i];
         int digit;
-        if (c >= '0' && c <= '9') digit = c - '0';
-        else if (c >= 'a' && c <= 'f') digit = c - 'a' + 10;
-        else if (c >= 'A' && c <= 'F') digit = c - 'A' + 10;
-        else return -1;
+        if (c >= '0' && c <= '9')
+            digit = c - '0';
+        else if (c >= 'a' && c <= 'f')
+            digit = c - 'a' + 10;
+        else if (c >= 'A' && c <= 'F')
+            digit = c - 'A' + 10;
+        else
+            return -1;
         v = v * 16 + digit;
     }
     in->at += 4;
@@ -190,7 +194,7 @@ static int json_object(json_in *in, kvt_pair **list, uint32_t *n)
 
 int kvcap__json_pairs(const char *json, kvt_pair **out, uint32_t *n_out, char *why, size_t why_size)
 {
-    json_in in = { json, json, why, why_size };
+    json_in in = {json, json, why, why_size};
     kvt_pair *list = NULL;
     uint32_t n = 0;
     int rc = json_object(&in, &list, &n);
@@ -214,8 +218,8 @@ static void json_free_string(const char *s)
 {
     union {
         const char *borrowed;
-        void       *owned;
-    } p = { s };
+        void *owned;
+    } p = {s};
     free(p.owned);
 }
 

@@ -28,11 +28,12 @@ static int layer_check_rope(kvcap *cap, uint32_t layer, uint32_t d_k, const kvca
     if (!(isfinite(r->attention_scaling) && r->attention_scaling > 0.0))
         return kvcap__fail(cap, KVCAP_EARG, "layer %u: rope attention_scaling must be finite and > 0", layer);
     if (!layer_dtype_name(r->table_dtype) || !layer_dtype_name(r->angle_dtype))
-        return kvcap__fail(cap, KVCAP_EARG, "layer %u: rope table_dtype %d, angle_dtype %d: expected f32, f16, bf16 or f64",
-                           layer, (int)r->table_dtype, (int)r->angle_dtype);
+        return kvcap__fail(cap, KVCAP_EARG,
+                           "layer %u: rope table_dtype %d, angle_dtype %d: expected f32, f16, bf16 or f64", layer,
+                           (int)r->table_dtype, (int)r->angle_dtype);
     if (r->n_segments == 0 || r->n_segments > KVT_MAX_ROPE_SEGMENTS || !r->inv_freq || !r->segment_start)
-        return kvcap__fail(cap, KVCAP_EARG, "layer %u: rope needs 1..%u segments with inv_freq and segment_start", layer,
-                           KVT_MAX_ROPE_SEGMENTS);
+        return kvcap__fail(cap, KVCAP_EARG, "layer %u: rope needs 1..%u segments with inv_freq and segment_start",
+                           layer, KVT_MAX_ROPE_SEGMENTS);
     for (uint32_t z = 0; z < r->n_segments; z++)
         if (z == 0 ? r->segment_start[0] != 0 : r->segment_start[z] <= r->segment_start[z - 1])
             return kvcap__fail(cap, KVCAP_EARG, "layer %u: rope segment_start must begin with 0 and ascend", layer);
@@ -82,18 +83,20 @@ static int layer_take_rope(kvcap *cap, uint32_t layer, const kvcap_rope *given)
 static int layer_check_shape(kvcap *cap, const kvcap_layer *l)
 {
     if (l->n_heads == 0 || l->n_heads > KVT_MAX_HEADS || l->n_kv_heads == 0 || l->n_heads % l->n_kv_heads != 0)
-        return kvcap__fail(cap, KVCAP_EARG, "layer %u: %u query heads over %u KV heads; expected 1..%u, a multiple", l->layer,
-                           l->n_heads, l->n_kv_heads, KVT_MAX_HEADS);
+        return kvcap__fail(cap, KVCAP_EARG, "layer %u: %u query heads over %u KV heads; expected 1..%u, a multiple",
+                           l->layer, l->n_heads, l->n_kv_heads, KVT_MAX_HEADS);
     if (l->d_k == 0 || l->d_k > KVT_MAX_HEAD_DIM || l->d_v == 0 || l->d_v > KVT_MAX_HEAD_DIM)
         return kvcap__fail(cap, KVCAP_EARG, "layer %u: d_k %u, d_v %u; expected 1..%u", l->layer, l->d_k, l->d_v,
                            KVT_MAX_HEAD_DIM);
     if (!(isfinite(l->scale) && l->scale > 0.0) || !(isfinite(l->softcap) && l->softcap >= 0.0))
-        return kvcap__fail(cap, KVCAP_EARG, "layer %u: scale must be finite and > 0, softcap finite and >= 0", l->layer);
+        return kvcap__fail(cap, KVCAP_EARG, "layer %u: scale must be finite and > 0, softcap finite and >= 0",
+                           l->layer);
     if (l->attn_type == KVCAP_ATTN_SLIDING || l->attn_type == KVCAP_ATTN_CHUNKED) {
         if (l->window < 1 || l->window > UINT32_MAX)
             return kvcap__fail(cap, KVCAP_EARG, "layer %u: a sliding or chunked layer needs a window >= 1", l->layer);
     } else if (l->window != -1) {
-        return kvcap__fail(cap, KVCAP_EARG, "layer %u: window %lld on a layer that is neither sliding nor chunked; expected -1",
+        return kvcap__fail(cap, KVCAP_EARG,
+                           "layer %u: window %lld on a layer that is neither sliding nor chunked; expected -1",
                            l->layer, (long long)l->window);
     }
     if (l->score == KVCAP_SCORE_RECORDED)
@@ -101,8 +104,9 @@ static int layer_check_shape(kvcap *cap, const kvcap_layer *l)
     if (l->score != KVCAP_SCORE_DOT)
         return kvcap__fail(cap, KVCAP_EARG, "layer %u: unknown score %d", l->layer, (int)l->score);
     if (l->kv_layer < 0 || (uint32_t)l->kv_layer != l->layer)
-        return kvcap__fail(cap, KVCAP_ENOTSUP, "layer %u attends to the cache of layer %d: shared caches are not captured",
-                           l->layer, (int)l->kv_layer);
+        return kvcap__fail(cap, KVCAP_ENOTSUP,
+                           "layer %u attends to the cache of layer %d: shared caches are not captured", l->layer,
+                           (int)l->kv_layer);
     return KVCAP_OK;
 }
 
@@ -126,15 +130,21 @@ int kvcap_set_layer(kvcap *cap, const kvcap_layer *layer)
     if (l.attn_type < KVCAP_ATTN_FULL || l.attn_type > KVCAP_ATTN_NONE)
         return kvcap__fail(cap, KVCAP_EARG, "layer %u: unknown attn_type %d", l.layer, (int)l.attn_type);
     if (l.attn_type == KVCAP_ATTN_NONE) {
-        ls->info = (kvt_layer_info){ .attn = KVT_ATTN_NONE, .kv_layer = l.layer };
+        ls->info = (kvt_layer_info){.attn = KVT_ATTN_NONE, .kv_layer = l.layer};
     } else {
-        static const kvt_attn attn[] = { KVT_ATTN_FULL, KVT_ATTN_SLIDING, KVT_ATTN_CHUNKED, KVT_ATTN_MLA };
+        static const kvt_attn attn[] = {KVT_ATTN_FULL, KVT_ATTN_SLIDING, KVT_ATTN_CHUNKED, KVT_ATTN_MLA};
         rc = layer_check_shape(cap, &l);
         if (rc != KVCAP_OK) return rc;
-        ls->info = (kvt_layer_info){
-            .attn = attn[l.attn_type], .n_heads = l.n_heads, .n_kv_heads = l.n_kv_heads, .d_k = l.d_k, .d_v = l.d_v,
-            .window = l.window > 0 ? (uint32_t)l.window : 0, .kv_layer = l.layer, .scale = l.scale,
-            .softcap = l.softcap, .has_sinks = l.sinks != NULL };
+        ls->info = (kvt_layer_info){.attn = attn[l.attn_type],
+                                    .n_heads = l.n_heads,
+                                    .n_kv_heads = l.n_kv_heads,
+                                    .d_k = l.d_k,
+                                    .d_v = l.d_v,
+                                    .window = l.window > 0 ? (uint32_t)l.window : 0,
+                                    .kv_layer = l.layer,
+                                    .scale = l.scale,
+                                    .softcap = l.softcap,
+                                    .has_sinks = l.sinks != NULL};
     }
     ls->info.rope_type = ls->info.rope_angle_type = ls->info.rope_table_type = "";
     if (l.attn_type != KVCAP_ATTN_NONE) {
@@ -165,15 +175,18 @@ int kvcap_set_wo(kvcap *cap, uint32_t layer, const kvcap_view *wo, void *cuda_st
 
     (void)cuda_stream;
     if (rc != KVCAP_OK) return rc;
-    if (layer >= cap->n_layers) return kvcap__fail(cap, KVCAP_ERANGE, "kvcap_set_wo: layer %u of %u", layer, cap->n_layers);
+    if (layer >= cap->n_layers)
+        return kvcap__fail(cap, KVCAP_ERANGE, "kvcap_set_wo: layer %u of %u", layer, cap->n_layers);
     if (!wo) return kvcap__fail(cap, KVCAP_EARG, "layer %u: kvcap_set_wo without a view", layer);
     ls = &cap->layer[layer];
     if (!ls->is_set || ls->is_announced || ls->info.attn == KVT_ATTN_NONE)
-        return kvcap__fail(cap, KVCAP_EORDER, "layer %u: kvcap_set_wo comes after kvcap_set_layer and before the first "
-                           "call of an attention layer", layer);
+        return kvcap__fail(cap, KVCAP_EORDER,
+                           "layer %u: kvcap_set_wo comes after kvcap_set_layer and before the first "
+                           "call of an attention layer",
+                           layer);
     shape[0] = ls->info.n_heads, shape[1] = ls->info.d_v, shape[2] = cap->model_dim;
     shaped = *wo;
-    shaped.stride[2] = 1;                               /* any stride is fine here */
+    shaped.stride[2] = 1; /* any stride is fine here */
     rc = kvcap__check_view(cap, layer, "Wo", &shaped, 3, shape);
     if (rc == KVCAP_OK) ls->wo = *wo;
     return rc;

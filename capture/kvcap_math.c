@@ -12,7 +12,7 @@
 
 #define MATH_INLINE static inline __attribute__((always_inline))
 #if defined(__x86_64__) && defined(__GNUC__)
-#define MATH_AVX2 __attribute__((target("avx2")))
+#define MATH_AVX2       __attribute__((target("avx2")))
 #define MATH_HAS_AVX2() __builtin_cpu_supports("avx2")
 #else
 #define MATH_AVX2
@@ -22,16 +22,16 @@
 typedef float math_lane8 __attribute__((vector_size(32)));
 
 /* Four rows times one panel stay in registers while c runs over the head dimension. */
-MATH_INLINE void dot_body(const float *a, uint32_t n_rows, uint32_t d, const float *panels, size_t tile0,
-                          size_t tile1, float *out, size_t ld)
+MATH_INLINE void dot_body(const float *a, uint32_t n_rows, uint32_t d, const float *panels, size_t tile0, size_t tile1,
+                          float *out, size_t ld)
 {
     for (size_t tile = tile0; tile < tile1; tile++) {
         const float *panel = panels + tile * d * KVCAP_LANES;
         float *to = out + (tile - tile0) * KVCAP_LANES;
         for (uint32_t r = 0; r < n_rows; r += 4) {
             const float *a0 = a + (size_t)r * d, *a1 = a0 + d, *a2 = a1 + d, *a3 = a2 + d;
-            math_lane8 s00 = { 0 }, s01 = { 0 }, s10 = { 0 }, s11 = { 0 };
-            math_lane8 s20 = { 0 }, s21 = { 0 }, s30 = { 0 }, s31 = { 0 };
+            math_lane8 s00 = {0}, s01 = {0}, s10 = {0}, s11 = {0};
+            math_lane8 s20 = {0}, s21 = {0}, s30 = {0}, s31 = {0};
             for (uint32_t c = 0; c < d; c++) {
                 math_lane8 k0, k1;
                 memcpy(&k0, panel + (size_t)c * KVCAP_LANES, sizeof k0);
@@ -99,8 +99,8 @@ MATH_INLINE double exp_row_body(float *z, size_t n, float *top)
     return total;
 }
 
-MATH_INLINE void add_columns_body(const float *e, size_t n, float factor, double *restrict sum,
-                                  double *restrict sumsq, float *restrict max)
+MATH_INLINE void add_columns_body(const float *e, size_t n, float factor, double *restrict sum, double *restrict sumsq,
+                                  float *restrict max)
 {
     for (size_t j = 0; j < n; j++) {
         const float a = e[j] * factor;
@@ -122,8 +122,8 @@ MATH_INLINE double abs_sum_body(const float *y, size_t n)
     return total;
 }
 
-static void dot_base(const float *a, uint32_t n_rows, uint32_t d, const float *panels, size_t tile0,
-                     size_t tile1, float *out, size_t ld)
+static void dot_base(const float *a, uint32_t n_rows, uint32_t d, const float *panels, size_t tile0, size_t tile1,
+                     float *out, size_t ld)
 {
     dot_body(a, n_rows, d, panels, tile0, tile1, out, ld);
 }
@@ -149,14 +149,13 @@ static void add_columns_base(const float *e, size_t n, float factor, double *sum
     add_columns_body(e, n, factor, sum, sumsq, max);
 }
 
-MATH_AVX2 static void add_columns_avx2(const float *e, size_t n, float factor, double *sum, double *sumsq,
-                                       float *max)
+MATH_AVX2 static void add_columns_avx2(const float *e, size_t n, float factor, double *sum, double *sumsq, float *max)
 {
     add_columns_body(e, n, factor, sum, sumsq, max);
 }
 
-void kvcap__dot_panels(const float *a, uint32_t n_rows, uint32_t d, const float *panels, size_t tile0,
-                       size_t tile1, float *out, size_t ld)
+void kvcap__dot_panels(const float *a, uint32_t n_rows, uint32_t d, const float *panels, size_t tile0, size_t tile1,
+                       float *out, size_t ld)
 {
     if (MATH_HAS_AVX2())
         dot_avx2(a, n_rows, d, panels, tile0, tile1, out, ld);

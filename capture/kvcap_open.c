@@ -151,7 +151,8 @@ static int open_check(kvcap *cap, const kvcap_params *p)
     if (p->vocab_size > INT32_MAX)
         return kvcap__fail(cap, KVCAP_EARG, "vocab_size %u does not fit in the file", p->vocab_size);
     if (p->max_tokens < 1 || p->max_tokens > (int64_t)KVT_MAX_TOKENS)
-        return kvcap__fail(cap, KVCAP_EARG, "max_tokens %lld, expected 1..%u", (long long)p->max_tokens, KVT_MAX_TOKENS);
+        return kvcap__fail(cap, KVCAP_EARG, "max_tokens %lld, expected 1..%u", (long long)p->max_tokens,
+                           KVT_MAX_TOKENS);
     if (p->flags & ~all_flags) return kvcap__fail(cap, KVCAP_ENOTSUP, "unknown flags 0x%x", p->flags & ~all_flags);
     if (p->flags & KVCAP_STORE_WO_GRAM)
         return kvcap__fail(cap, KVCAP_ENOTSUP, "KVCAP_STORE_WO_GRAM is not supported by this version");
@@ -163,7 +164,8 @@ static int open_check(kvcap *cap, const kvcap_params *p)
         return kvcap__fail(cap, p->stat_flags & ~three ? KVCAP_ENOTSUP : KVCAP_EARG,
                            "stat_flags 0x%x: SUM, SUMSQ and MAX come together or not at all", p->stat_flags);
     if (p->compress)
-        return kvcap__fail(cap, KVCAP_ENOTSUP, "compress %u: compressed traces are not written by this version", p->compress);
+        return kvcap__fail(cap, KVCAP_ENOTSUP, "compress %u: compressed traces are not written by this version",
+                           p->compress);
     return KVCAP_OK;
 }
 
@@ -207,7 +209,7 @@ static int open_provenance(kvcap *cap, const char *json)
         has_engine |= strcmp(pair.name, "engine") == 0 && pair.value[0];
     }
     if (!has_engine) return kvcap__fail(cap, KVCAP_EARG, "provenance_json has no \"engine\"");
-    for (uint32_t i = 0; i < cap->n_provenance; i++) {          /* those that become attributes first */
+    for (uint32_t i = 0; i < cap->n_provenance; i++) { /* those that become attributes first */
         const kvt_pair pair = cap->provenance[i];
         if (!pair.value[0] || strcmp(pair.name, "model_files") == 0 || strcmp(pair.name, "config_json") == 0) continue;
         cap->provenance[i] = cap->provenance[cap->n_attributes];
@@ -225,8 +227,10 @@ static int open_claim_part(kvcap *cap)
     if (!part) return kvcap__no_memory(cap);
     snprintf(part, n + 6, "%s.part", cap->path);
     fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) kvcap__fail(cap, KVCAP_EIO, "cannot create the file with .part appended: %s", strerror(errno));
-    else close(fd);
+    if (fd < 0)
+        kvcap__fail(cap, KVCAP_EIO, "cannot create the file with .part appended: %s", strerror(errno));
+    else
+        close(fd);
     free(part);
     return cap->status;
 }
@@ -239,7 +243,8 @@ static int open_strings(kvcap *cap, const kvcap_params *p)
     if (n_path == 0 || n_path > KVT_MAX_STRING)
         return kvcap__fail(cap, KVCAP_EARG, "path is NULL, empty or longer than %u bytes", KVT_MAX_STRING);
     if (!p->provenance_json) return kvcap__fail(cap, KVCAP_EARG, "provenance_json is NULL");
-    if ((p->cluster_id && strlen(p->cluster_id) > KVT_MAX_STRING) || (p->sample_id && strlen(p->sample_id) > KVT_MAX_STRING))
+    if ((p->cluster_id && strlen(p->cluster_id) > KVT_MAX_STRING) ||
+        (p->sample_id && strlen(p->sample_id) > KVT_MAX_STRING))
         return kvcap__fail(cap, KVCAP_EARG, "cluster_id or sample_id is longer than %u bytes", KVT_MAX_STRING);
     cap->path = strdup(p->path);
     cap->shown = strdup(kvt_printable_str(shown, sizeof shown, p->path));

@@ -46,7 +46,7 @@ static int rows_grow_panels(kvcap *cap, kvcap_layer_state *ls, int64_t need)
 static int rows_all_finite(const float *x, uint32_t n)
 {
     float bad = 0.0f;
-    for (uint32_t c = 0; c < n; c++) bad += x[c] - x[c];      /* NaN for NaN and infinities */
+    for (uint32_t c = 0; c < n; c++) bad += x[c] - x[c]; /* NaN for NaN and infinities */
     return bad == 0.0f;
 }
 
@@ -54,7 +54,7 @@ static int rows_all_finite(const float *x, uint32_t n)
 static int rows_check_finite(kvcap *cap, const kvcap_call *call, int tensor, uint32_t head, int64_t token,
                              const float *x, uint32_t n)
 {
-    static const char *const name[] = { "q", "k", "v" };
+    static const char *const name[] = {"q", "k", "v"};
     int64_t *to;
 
     if (rows_all_finite(x, n)) return KVCAP_OK;
@@ -118,8 +118,7 @@ static void rows_logits(const kvt_layer_info *info, float *z, size_t n, int64_t 
     const size_t low = (size_t)(rows_first_visible(info, p) - key0), high = (size_t)(p - key0);
 
     if (info->softcap > 0.0)
-        for (size_t j = 0; j < n; j++)
-            z[j] = (float)(info->softcap * tanh((double)(z[j] * scale) / info->softcap));
+        for (size_t j = 0; j < n; j++) z[j] = (float)(info->softcap * tanh((double)(z[j] * scale) / info->softcap));
     else
         for (size_t j = 0; j < n; j++) z[j] *= scale;
     for (size_t j = 0; j < low; j++) z[j] = -INFINITY;
@@ -127,8 +126,7 @@ static void rows_logits(const kvt_layer_info *info, float *z, size_t n, int64_t 
 }
 
 /* Finish one formed row: its lse, its share of the columns, and the stored row. */
-static int rows_finish(kvcap *cap, const kvcap_call *call, uint32_t head, uint32_t t, float *z, size_t n,
-                       int64_t key0)
+static int rows_finish(kvcap *cap, const kvcap_call *call, uint32_t head, uint32_t t, float *z, size_t n, int64_t key0)
 {
     kvcap_layer_state *ls = call->ls;
     const int64_t p = call->token0 + t;
@@ -147,12 +145,13 @@ static int rows_finish(kvcap *cap, const kvcap_call *call, uint32_t head, uint32
     if (ls->col_sum && p < cap->n_prompt) {
         const size_t at = (size_t)head * ls->col_stride + (size_t)key0;
         const size_t stop = ls->col_stride - (size_t)key0;
-        kvcap__add_columns(z, n < stop ? n : stop, (float)exp((double)top - lse), ls->col_sum + at,
-                           ls->col_sumsq + at, ls->col_max + at);
+        kvcap__add_columns(z, n < stop ? n : stop, (float)exp((double)top - lse), ls->col_sum + at, ls->col_sumsq + at,
+                           ls->col_max + at);
     }
     if (p >= (int64_t)cap->n_prompt - cap->window) {
         const uint32_t skipped = (uint32_t)((int64_t)cap->n_prompt - cap->window > call->token0
-                                                ? (int64_t)cap->n_prompt - cap->window - call->token0 : 0);
+                                                ? (int64_t)cap->n_prompt - cap->window - call->token0
+                                                : 0);
         const uint32_t i = t - skipped;
         memcpy(kvcap__stage_row(&ls->q, head, ls->q.n + i), kvcap__row_at(&call->q, t, head), ls->q.row_bytes);
         memcpy(kvcap__stage_row(&ls->lse, head, ls->lse.n + i), &lse_f32, sizeof lse_f32);
@@ -197,8 +196,7 @@ int kvcap__form_rows(kvcap *cap, const kvcap_call *call)
     const uint32_t group = ls->info.n_heads / ls->info.n_kv_heads;
     const uint32_t n_heads = group < KVCAP_ROWS ? group : KVCAP_ROWS, n_t = KVCAP_ROWS / n_heads;
     const int64_t first_kept = (int64_t)cap->n_prompt - cap->window, end = call->token0 + call->n;
-    const uint32_t kept = end <= first_kept ? 0
-                          : call->token0 >= first_kept ? call->n : (uint32_t)(end - first_kept);
+    const uint32_t kept = end <= first_kept ? 0 : call->token0 >= first_kept ? call->n : (uint32_t)(end - first_kept);
     /* Without column statistics nobody needs the rows that are not stored. */
     const uint32_t skip = ls->col_sum ? 0 : call->n - kept;
 
@@ -228,7 +226,8 @@ static void rows_wo_panels(const kvcap_layer_state *ls, uint32_t head, uint32_t 
     for (uint32_t e = 0; e < model_dim; e++)
         for (uint32_t c = 0; c < d_v; c++) {
             one.data = (const unsigned char *)ls->wo.data + (int64_t)e * e_stride * bytes;
-            kvcap__row_f32(&one, head, c, 1, panel + ((size_t)(e / KVCAP_LANES) * d_v + c) * KVCAP_LANES + e % KVCAP_LANES);
+            kvcap__row_f32(&one, head, c, 1,
+                           panel + ((size_t)(e / KVCAP_LANES) * d_v + c) * KVCAP_LANES + e % KVCAP_LANES);
         }
 }
 
@@ -248,14 +247,14 @@ int kvcap__nu(kvcap *cap, uint32_t layer, float *out)
             const uint32_t m = n - i < KVCAP_ROWS ? n - i : KVCAP_ROWS;
             memset(cap->rows, 0, (size_t)KVCAP_ROWS * d_v * sizeof *cap->rows);
             for (uint32_t r = 0; r < m; r++) {
-                const kvcap_view one = { .data = kvcap__stage_row(&ls->v, h / group, i + r),
-                                         .dtype = ls->info.v_type == KVT_F32 ? KVCAP_F32
-                                                  : ls->info.v_type == KVT_F16 ? KVCAP_F16 : KVCAP_BF16 };
+                const kvcap_view one = {.data = kvcap__stage_row(&ls->v, h / group, i + r),
+                                        .dtype = ls->info.v_type == KVT_F32   ? KVCAP_F32
+                                                 : ls->info.v_type == KVT_F16 ? KVCAP_F16
+                                                                              : KVCAP_BF16};
                 kvcap__row_f32(&one, 0, 0, d_v, cap->rows + (size_t)r * d_v);
             }
             kvcap__dot_panels(cap->rows, (m + 3) / 4 * 4, d_v, panel, 0, n_tiles, cap->z, ld);
-            for (uint32_t r = 0; r < m; r++)
-                out[(size_t)h * n + i + r] = (float)kvcap__abs_sum(cap->z + r * ld, ld);
+            for (uint32_t r = 0; r < m; r++) out[(size_t)h * n + i + r] = (float)kvcap__abs_sum(cap->z + r * ld, ld);
         }
     }
     free(panel);

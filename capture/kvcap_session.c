@@ -45,13 +45,22 @@ int kvcap_prompt(kvcap *cap, const int32_t *ids, int64_t n, int64_t question_sta
     cap->n_prompt = (uint32_t)n;
     cap->window = cap->asked_window < cap->n_prompt ? cap->asked_window : cap->n_prompt;
     cap->question_start = question_start < 0 ? cap->n_prompt : (uint32_t)question_start;
-    head = (kvt_writer_head){
-        .writer = "libkvcap " KVT_VERSION, .exactness = "engine-operands", .cluster_id = cap->cluster_id,
-        .sample_id = cap->sample_id, .n_layers = cap->n_layers, .n_prompt = cap->n_prompt,
-        .n_decode = cap->flags & KVCAP_EXACT_LEN ? (uint32_t)(cap->max_tokens - n) : KVT_LENGTH_UNKNOWN,
-        .window = cap->window, .question_start = cap->question_start, .model_dim = cap->model_dim,
-        .vocab_size = cap->vocab_size, .provenance = cap->provenance, .n_provenance = cap->n_attributes,
-        .model_files_json = cap->model_files, .config_json = cap->config };
+    head = (kvt_writer_head){.writer = "libkvcap " KVT_VERSION,
+                             .exactness = "engine-operands",
+                             .cluster_id = cap->cluster_id,
+                             .sample_id = cap->sample_id,
+                             .n_layers = cap->n_layers,
+                             .n_prompt = cap->n_prompt,
+                             .n_decode =
+                                 cap->flags & KVCAP_EXACT_LEN ? (uint32_t)(cap->max_tokens - n) : KVT_LENGTH_UNKNOWN,
+                             .window = cap->window,
+                             .question_start = cap->question_start,
+                             .model_dim = cap->model_dim,
+                             .vocab_size = cap->vocab_size,
+                             .provenance = cap->provenance,
+                             .n_provenance = cap->n_attributes,
+                             .model_files_json = cap->model_files,
+                             .config_json = cap->config};
     if (kvt_writer_create(&cap->writer, cap->path, &head, &err) < 0) return kvcap__fail_kvt(cap, &err);
     return KVCAP_OK;
 }
@@ -60,7 +69,7 @@ int kvcap_token(kvcap *cap, int32_t id, const int32_t *top_id, const float *top_
 {
     int rc = kvcap__stuck(cap);
 
-    (void)lse;                                          /* belongs to the logits, which are not stored */
+    (void)lse; /* belongs to the logits, which are not stored */
     if (rc != KVCAP_OK) return rc;
     if (top_id || top_logit || n_top)
         return kvcap__fail(cap, KVCAP_ENOTSUP, "kvcap_token: logits are not stored by this version; pass NULL and 0");
@@ -91,7 +100,7 @@ int kvcap_text(kvcap *cap, int64_t token, const char *bytes, size_t n_bytes)
         cap->piece = piece;
         cap->cap_piece = more;
     }
-    while (cap->n_piece <= token) cap->piece[cap->n_piece++] = (kvcap_piece_text){ NULL, 0 };
+    while (cap->n_piece <= token) cap->piece[cap->n_piece++] = (kvcap_piece_text){NULL, 0};
     if (n_bytes > KVT_MAX_TEXT || cap->text_bytes - cap->piece[token].n_bytes + n_bytes > KVT_MAX_TEXT)
         return kvcap__fail(cap, KVCAP_ERANGE, "kvcap_text of token %lld: more than %u bytes of text", (long long)token,
                            KVT_MAX_TEXT);
@@ -100,7 +109,7 @@ int kvcap_text(kvcap *cap, int64_t token, const char *bytes, size_t n_bytes)
     if (n_bytes) memcpy(copy, bytes, n_bytes);
     cap->text_bytes += n_bytes - cap->piece[token].n_bytes;
     free(cap->piece[token].bytes);
-    cap->piece[token] = (kvcap_piece_text){ copy, n_bytes };
+    cap->piece[token] = (kvcap_piece_text){copy, n_bytes};
     return KVCAP_OK;
 }
 
@@ -112,11 +121,14 @@ int kvcap_span(kvcap *cap, int64_t begin, int64_t end, int32_t kind)
 
     if (rc != KVCAP_OK) return rc;
     if (begin < 0 || end < begin || end > cap->max_tokens + 1 || kind < 0 || kind > 10)
-        return kvcap__fail(cap, KVCAP_EARG, "span [%lld, %lld) of kind %d: expected 0 <= begin <= end <= max_tokens and a "
-                           "kind of 0..10", (long long)begin, (long long)end, (int)kind);
+        return kvcap__fail(cap, KVCAP_EARG,
+                           "span [%lld, %lld) of kind %d: expected 0 <= begin <= end <= max_tokens and a "
+                           "kind of 0..10",
+                           (long long)begin, (long long)end, (int)kind);
     for (uint32_t i = 0; i < cap->n_span; i++) {
         const kvcap_span_item *s = &cap->span[i];
-        if ((begin < s->begin && s->begin < end && end < s->end) || (s->begin < begin && begin < s->end && s->end < end))
+        if ((begin < s->begin && s->begin < end && end < s->end) ||
+            (s->begin < begin && begin < s->end && s->end < end))
             return kvcap__fail(cap, KVCAP_EARG, "span [%lld, %lld) crosses span [%lld, %lld)", (long long)begin,
                                (long long)end, (long long)s->begin, (long long)s->end);
     }
@@ -133,7 +145,7 @@ int kvcap_span(kvcap *cap, int64_t begin, int64_t end, int32_t kind)
         if (s->begin < begin || (s->begin == begin && s->end >= end)) break;
         cap->span[at] = *s;
     }
-    cap->span[at] = (kvcap_span_item){ begin, end, kind };
+    cap->span[at] = (kvcap_span_item){begin, end, kind};
     cap->n_span++;
     return KVCAP_OK;
 }
@@ -159,7 +171,7 @@ int kvcap_extra(kvcap *cap, uint32_t layer, const char *name, int64_t after, con
 
 int kvcap_counters_get(const kvcap *cap, kvcap_counters *out)
 {
-    kvcap_counters c = { 0 };
+    kvcap_counters c = {0};
     uint32_t size;
 
     if (!cap || !out || out->struct_size < sizeof out->struct_size) return KVCAP_EARG;
@@ -190,17 +202,20 @@ static int session_check_end(kvcap *cap, int64_t *n_tokens)
         const kvcap_layer_state *ls = &cap->layer[l];
         if (ls->info.attn == KVT_ATTN_NONE && ls->is_set) continue;
         if (ls->seen < cap->n_prompt)
-            return kvcap__fail(cap, KVCAP_EORDER, "closed before the prefill was over: layer %u has seen %lld of %u tokens", l,
+            return kvcap__fail(cap, KVCAP_EORDER,
+                               "closed before the prefill was over: layer %u has seen %lld of %u tokens", l,
                                (long long)ls->seen, cap->n_prompt);
         if (seen >= 0 && ls->seen != seen)
-            return kvcap__fail(cap, KVCAP_EORDER, "closed in the middle of a step: layer %u has seen %lld tokens, the layers "
-                               "before it %lld", l, (long long)ls->seen, (long long)seen);
+            return kvcap__fail(cap, KVCAP_EORDER,
+                               "closed in the middle of a step: layer %u has seen %lld tokens, the layers "
+                               "before it %lld",
+                               l, (long long)ls->seen, (long long)seen);
         seen = ls->seen;
     }
     if (seen < 0) return kvcap__fail(cap, KVCAP_EORDER, "closed, but no layer has attention");
     if ((cap->flags & KVCAP_EXACT_LEN) && seen != cap->max_tokens)
-        return kvcap__fail(cap, KVCAP_ERANGE, "KVCAP_EXACT_LEN announced %lld tokens, %lld came", (long long)cap->max_tokens,
-                           (long long)seen);
+        return kvcap__fail(cap, KVCAP_ERANGE, "KVCAP_EXACT_LEN announced %lld tokens, %lld came",
+                           (long long)cap->max_tokens, (long long)seen);
     *n_tokens = seen;
     return KVCAP_OK;
 }
@@ -246,9 +261,12 @@ static int session_tail_spans(kvcap *cap, int64_t n_tokens, kvt_writer_tail *tai
 static int session_commit(kvcap *cap, int64_t n_tokens)
 {
     const uint32_t n_decode = (uint32_t)(n_tokens - cap->n_prompt);
-    kvt_writer_tail tail = { .n_decode = n_decode, .token_id = cap->ids, .rotary = cap->rotary,
-                             .n_nonfinite = cap->n_nonfinite, .nonfinite = cap->nonfinite[0] };
-    kvcap_verdict v = { 0 };
+    kvt_writer_tail tail = {.n_decode = n_decode,
+                            .token_id = cap->ids,
+                            .rotary = cap->rotary,
+                            .n_nonfinite = cap->n_nonfinite,
+                            .nonfinite = cap->nonfinite[0]};
+    kvcap_verdict v = {0};
     uint8_t *text = NULL;
     int64_t *offset = NULL, *bounds = NULL;
     int32_t *kind = NULL;
@@ -272,15 +290,20 @@ static int session_commit(kvcap *cap, int64_t n_tokens)
         tail.verify_tol = v.tol;
         tail.verify_max_err = v.max_err;
         tail.verify_passed = v.passed;
-        cap->writer = NULL;                             /* commit frees it in any case */
+        cap->writer = NULL; /* commit frees it in any case */
         if (kvt_writer_commit(writer, &tail, &err) < 0) rc = kvcap__fail_kvt(cap, &err);
     }
     if (rc == KVCAP_OK && cap->n_nonfinite)
-        kvcap__say(cap, KVCAP_LOG_WARN, "%s: %u operands are not finite (/verify/nonfinite)", cap->shown, cap->n_nonfinite);
+        kvcap__say(cap, KVCAP_LOG_WARN, "%s: %u operands are not finite (/verify/nonfinite)", cap->shown,
+                   cap->n_nonfinite);
     if (rc == KVCAP_OK)
         kvcap__say(cap, v.passed ? KVCAP_LOG_INFO : KVCAP_LOG_WARN,
                    "%s: acceptance test %s: %u samples of the engine's output, largest error %.3g, tolerance %.3g",
-                   cap->shown, v.passed ? "passed" : v.n_samples ? "FAILED" : "not possible", v.n_samples, v.max_err, v.tol);
+                   cap->shown,
+                   v.passed      ? "passed"
+                   : v.n_samples ? "FAILED"
+                                 : "not possible",
+                   v.n_samples, v.max_err, v.tol);
     kvcap__verdict_free(&v);
     free(text);
     free(offset);

@@ -17,8 +17,7 @@ int kvcap__stage_room(kvcap_stage *s, uint32_t more)
     data = kvcap__grow(NULL, (size_t)cap * s->n_heads, s->row_bytes);
     if (!data) return KVCAP_ENOMEM;
     for (uint32_t h = 0; h < s->n_heads && s->n; h++)
-        memcpy(data + (size_t)h * cap * s->row_bytes, s->data + (size_t)h * s->cap * s->row_bytes,
-               s->n * s->row_bytes);
+        memcpy(data + (size_t)h * cap * s->row_bytes, s->data + (size_t)h * s->cap * s->row_bytes, s->n * s->row_bytes);
     free(s->data);
     s->data = data;
     s->cap = cap;
@@ -135,10 +134,10 @@ static int stage_first_call(kvcap *cap, kvcap_layer_state *ls, const kvcap_call 
     if (ls->sinks) ls->info.has |= 1u << KVT_T_SINKS;
     if (cap->stat_flags) ls->info.has |= 1u << KVT_T_STAT_SUM | 1u << KVT_T_STAT_SUMSQ | 1u << KVT_T_STAT_MAX;
 
-    ls->k = (kvcap_stage){ .row_bytes = ls->info.d_k * kvt_dtype_bytes(ls->info.k_type), .n_heads = n_kv };
-    ls->v = (kvcap_stage){ .row_bytes = ls->info.d_v * kvt_dtype_bytes(ls->info.v_type), .n_heads = n_kv };
-    ls->q = (kvcap_stage){ .row_bytes = ls->info.d_k * kvt_dtype_bytes(ls->info.q_type), .n_heads = n_heads };
-    ls->lse = (kvcap_stage){ .row_bytes = sizeof(float), .n_heads = n_heads };
+    ls->k = (kvcap_stage){.row_bytes = ls->info.d_k * kvt_dtype_bytes(ls->info.k_type), .n_heads = n_kv};
+    ls->v = (kvcap_stage){.row_bytes = ls->info.d_v * kvt_dtype_bytes(ls->info.v_type), .n_heads = n_kv};
+    ls->q = (kvcap_stage){.row_bytes = ls->info.d_k * kvt_dtype_bytes(ls->info.q_type), .n_heads = n_heads};
+    ls->lse = (kvcap_stage){.row_bytes = sizeof(float), .n_heads = n_heads};
     if (cap->stat_flags) {
         ls->col_stride = ((size_t)cap->n_prompt + KVCAP_LANES - 1) / KVCAP_LANES * KVCAP_LANES;
         ls->col_sum = calloc(n_heads * ls->col_stride, sizeof *ls->col_sum);
@@ -155,7 +154,10 @@ static int stage_announce_one(kvcap *cap, uint32_t layer)
     kvt_err err;
 
     if (kvt_writer_layer(cap->writer, layer, &ls->info,
-                         ls->info.attn == KVT_ATTN_NONE ? NULL : ls->engine_lse ? "engine" : "recomputed", &err) < 0)
+                         ls->info.attn == KVT_ATTN_NONE ? NULL
+                         : ls->engine_lse               ? "engine"
+                                                        : "recomputed",
+                         &err) < 0)
         return kvcap__fail_kvt(cap, &err);
     for (uint32_t h = 0; h < ls->info.n_heads && ls->sinks; h++)
         if (kvt_writer_append(cap->writer, layer, KVT_T_SINKS, h, 1, &ls->sinks[h], &err) < 0)

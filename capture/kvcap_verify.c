@@ -81,8 +81,8 @@ static int probe_keep(kvcap *cap, const kvcap_call *call, kvcap_probe *to, uint3
     to->head = head;
     to->token = call->token0 + t;
     to->row = (uint32_t)(to->token - (int64_t)cap->n_prompt + cap->window);
-    to->lse = call->lse.data ? ((const float *)call->lse.data)[t * call->lse.stride[0] + head * call->lse.stride[1]]
-                             : NAN;
+    to->lse =
+        call->lse.data ? ((const float *)call->lse.data)[t * call->lse.stride[0] + head * call->lse.stride[1]] : NAN;
     kvcap__row_f32(&call->q, t, head, info->d_k, to->q);
     kvcap__row_f32(&call->out, t, head, info->d_v, to->out);
     return KVCAP_OK;
@@ -104,20 +104,18 @@ int kvcap__probe_row(kvcap *cap, const kvcap_call *call, uint32_t head, uint32_t
     int rc = KVCAP_OK;
 
     if (!pr || !call->out.data || step < -1) return KVCAP_OK;
-    if (step == -1) {                                   /* last prompt row */
+    if (step == -1) { /* last prompt row */
         for (uint32_t i = 0; i < 8; i++)
-            if (probe_head(call->layer, i, n_heads) == head)
-                return probe_keep(cap, call, &pr->item[pr->n++], head, t);
+            if (probe_head(call->layer, i, n_heads) == head) return probe_keep(cap, call, &pr->item[pr->n++], head, t);
         return KVCAP_OK;
     }
     for (; s < step; s = 2 * s + 1) n++;
-    if (s == step) {                                    /* 0, 1, 3, 7 ... */
-        if (probe_head(call->layer, n, n_heads) == head)
-            rc = probe_keep(cap, call, &pr->item[pr->n++], head, t);
+    if (s == step) { /* 0, 1, 3, 7 ... */
+        if (probe_head(call->layer, n, n_heads) == head) rc = probe_keep(cap, call, &pr->item[pr->n++], head, t);
         n++;
     }
     if (rc == KVCAP_OK && probe_head(call->layer, n, n_heads) == head)
-        rc = probe_keep(cap, call, &pr->item[KVCAP_MAX_PROBES - 1], head, t);   /* perhaps the last step */
+        rc = probe_keep(cap, call, &pr->item[KVCAP_MAX_PROBES - 1], head, t); /* perhaps the last step */
     return rc;
 }
 
@@ -137,8 +135,8 @@ static double probe_tolerance(const kvt_layer_info *info)
 
 /* Largest difference and largest output of one sample; ws: d_k (token + 1) floats for the
  * keys, token + 1 + d_v doubles. */
-static void probe_compare(const kvcap_layer_state *ls, const kvcap_probe *pr, float *key, double *prob,
-                          double *out, double *diff, double *scale)
+static void probe_compare(const kvcap_layer_state *ls, const kvcap_probe *pr, float *key, double *prob, double *out,
+                          double *diff, double *scale)
 {
     const uint32_t g = pr->head / (ls->info.n_heads / ls->info.n_kv_heads), p = (uint32_t)pr->token;
     const uint32_t d_k = ls->info.d_k;
@@ -151,7 +149,7 @@ static void probe_compare(const kvcap_layer_state *ls, const kvcap_probe *pr, fl
     kvt_ref_output(p, ls->info.d_v, prob, ls->probes->value[g], out);
     for (uint32_t c = 0; c < ls->info.d_v; c++) {
         const double d = fabs(out[c] - (double)pr->out[c]), o = fabs((double)pr->out[c]);
-        if (!(d <= *diff)) *diff = d;                   /* a NaN stays */
+        if (!(d <= *diff)) *diff = d; /* a NaN stays */
         if (!(o <= *scale)) *scale = o;
         if (isnan(*diff) || isnan(*scale)) return;
     }
@@ -171,7 +169,7 @@ static int verdict_samples(kvcap *cap, kvcap_verdict *v, const int32_t *plan, ui
         const kvcap_layer_state *ls = &cap->layer[at[0]];
         const kvcap_probe *pr = probe_find(ls->probes, (uint32_t)at[1], (uint32_t)at[2]);
 
-        if (!pr) continue;                              /* that call brought no output */
+        if (!pr) continue; /* that call brought no output */
         memcpy(v->index + 3 * (size_t)v->n_samples, at, 3 * sizeof *at);
         memcpy(v->out + (size_t)v->n_samples * v->width, pr->out, ls->info.d_v * sizeof *pr->out);
         v->lse[v->n_samples++] = pr->lse;
@@ -181,7 +179,7 @@ static int verdict_samples(kvcap *cap, kvcap_verdict *v, const int32_t *plan, ui
     }
     if (rc == KVCAP_OK) {
         const double err = scale > 0.0 ? diff / scale : diff;
-        v->max_err = isfinite(err) ? err : DBL_MAX;     /* attributes of a trace are finite */
+        v->max_err = isfinite(err) ? err : DBL_MAX; /* attributes of a trace are finite */
         v->passed = v->n_samples > 0 && v->max_err <= v->tol;
         if (!any_lse) {
             free(v->lse);
@@ -202,7 +200,7 @@ int kvcap__verdict(kvcap *cap, uint32_t n_decode, kvcap_verdict *v)
     uint32_t n_plan;
     int rc = KVCAP_OK;
 
-    *v = (kvcap_verdict){ .width = 1, .tol = 1e-5 };
+    *v = (kvcap_verdict){.width = 1, .tol = 1e-5};
     if (!info) return kvcap__no_memory(cap);
     for (uint32_t l = 0; l < cap->n_layers; l++) {
         info[l] = cap->layer[l].info;

@@ -35,18 +35,17 @@ int kvcap__check_view(kvcap *cap, uint32_t layer, const char *what, const kvcap_
                            (int)view->device_type);
     if (view->dtype == KVCAP_F8E4M3 || view->dtype == KVCAP_F8E5M2 || view->dtype == KVCAP_F64)
         return kvcap__fail(cap, KVCAP_ENOTSUP,
-                           "layer %u: %s: fp8 and f64 are not captured by this version; pass f32, f16 or bf16",
-                           layer, what);
-    if (!bytes)
-        return kvcap__fail(cap, KVCAP_EARG, "layer %u: %s: unknown dtype %d", layer, what, (int)view->dtype);
+                           "layer %u: %s: fp8 and f64 are not captured by this version; pass f32, f16 or bf16", layer,
+                           what);
+    if (!bytes) return kvcap__fail(cap, KVCAP_EARG, "layer %u: %s: unknown dtype %d", layer, what, (int)view->dtype);
     if ((uintptr_t)view->data % bytes != 0)
         return kvcap__fail(cap, KVCAP_EARG, "layer %u: %s: the pointer is not aligned to its element", layer, what);
     if (view->ndim != ndim)
         return kvcap__fail(cap, KVCAP_ESHAPE, "layer %u: %s: %d axes, expected %d", layer, what, (int)view->ndim, ndim);
     for (int i = 0; i < ndim; i++)
         if (view->shape[i] != shape[i])
-            return kvcap__fail(cap, KVCAP_ESHAPE, "layer %u: %s: axis %d has %lld elements, expected %lld", layer,
-                               what, i, (long long)view->shape[i], (long long)shape[i]);
+            return kvcap__fail(cap, KVCAP_ESHAPE, "layer %u: %s: axis %d has %lld elements, expected %lld", layer, what,
+                               i, (long long)view->shape[i], (long long)shape[i]);
     if (view->stride[ndim - 1] != 1)
         return kvcap__fail(cap, KVCAP_ESHAPE,
                            "layer %u: %s: the last axis has stride %lld, expected 1 (make it contiguous)", layer, what,
@@ -81,8 +80,7 @@ static int view_mask_at(const kvcap_view *mask, int kind, int64_t t, int64_t j)
     float x;
 
     if (kind == KVCAP_MASK_BOOL) return ((const unsigned char *)mask->data)[at] != 0;
-    x = kind == KVCAP_MASK_ADD_F32 ? ((const float *)mask->data)[at]
-                                   : kvt_from_f16(((const uint16_t *)mask->data)[at]);
+    x = kind == KVCAP_MASK_ADD_F32 ? ((const float *)mask->data)[at] : kvt_from_f16(((const uint16_t *)mask->data)[at]);
     if (x == 0.0f) return 1;
     return x <= -1e4f ? 0 : -1;
 }
@@ -99,18 +97,19 @@ int kvcap__check_mask(kvcap *cap, const kvcap_attn_call *call, const kvcap_layer
                       int64_t n_new)
 {
     const kvcap_view *mask = &call->mask;
-    const int64_t key0 = call->key0, n_keys = token0 + n_new - key0;  /* column 0 is token key0 */
+    const int64_t key0 = call->key0, n_keys = token0 + n_new - key0; /* column 0 is token key0 */
 
     if (!mask->data)
-        return kvcap__fail(cap, KVCAP_EARG, "layer %u: mask_kind %d without a mask", call->layer,
-                           (int)call->mask_kind);
+        return kvcap__fail(cap, KVCAP_EARG, "layer %u: mask_kind %d without a mask", call->layer, (int)call->mask_kind);
     if (mask->device_type != KVCAP_CPU)
         return kvcap__fail(cap, KVCAP_ENOTSUP, "layer %u: mask: this build takes host pointers", call->layer);
-    if ((uintptr_t)mask->data % (call->mask_kind == KVCAP_MASK_ADD_F32 ? 4 : call->mask_kind == KVCAP_MASK_ADD_F16 ? 2 : 1))
+    if ((uintptr_t)mask->data % (call->mask_kind == KVCAP_MASK_ADD_F32   ? 4
+                                 : call->mask_kind == KVCAP_MASK_ADD_F16 ? 2
+                                                                         : 1))
         return kvcap__fail(cap, KVCAP_EARG, "layer %u: mask: the pointer is not aligned to its element", call->layer);
     if (key0 < 0 || key0 > token0)
-        return kvcap__fail(cap, KVCAP_ESHAPE, "layer %u: mask: column 0 is token %lld, the first query token %lld", call->layer,
-                           (long long)key0, (long long)token0);
+        return kvcap__fail(cap, KVCAP_ESHAPE, "layer %u: mask: column 0 is token %lld, the first query token %lld",
+                           call->layer, (long long)key0, (long long)token0);
     if (mask->ndim != 2 || mask->shape[0] != n_new || mask->shape[1] != n_keys)
         return kvcap__fail(cap, KVCAP_ESHAPE, "layer %u: mask: shape %lldx%lld, expected %lldx%lld (queries x keys)",
                            call->layer, (long long)mask->shape[0], (long long)mask->shape[1], (long long)n_new,

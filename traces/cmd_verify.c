@@ -100,8 +100,8 @@ static kvt_status verify_run(const kvt_args *args, int *exit_code, kvt_err *err)
 
     kvt_guard_begin(path);
     st = kvt_source_open(&src, path, 0, err);
-    kvt_guard_end();
     if (st == KVT_OK) st = kvt_trace_verify(&report, &src, err);
+    kvt_guard_end();
     if (st == KVT_OK && strcmp(kvt_arg_text(args, "format"), "json") == 0)
         st = verify_print_json(&report, &src, err);
     else if (st == KVT_OK)

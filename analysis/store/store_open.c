@@ -425,11 +425,13 @@ kvt_status kvt_store_finish(kvt_store *s, int exit_code, kvt_err *err)
              "UPDATE cell SET status='todo' WHERE status='running' AND run_id=%" PRId64 ";"
              "UPDATE run SET finished_utc='%s', status='%s', exit_code=%d, wall_s=%.6f, cpu_s=%.6f,"
              " peak_rss_bytes=%" PRId64 " WHERE run_id=%" PRId64 ";"
-             "COMMIT; PRAGMA optimize", s->run_id, now,
+             "COMMIT", s->run_id, now,
              exit_code == 0 ? "done" : exit_code == 130 ? "interrupted" : "failed", exit_code, wall_s, cpu_s,
              (int64_t)use.ru_maxrss * 1024, s->run_id);
     KVT_TRY(kvt__exec(s->db, sql, s->shown, "ending the run", err));
     s->finished = 1;
+    /* Only a help for later queries; it cannot wait for another writer, so it may be refused. */
+    (void)sqlite3_exec(s->db, "PRAGMA optimize", NULL, NULL, NULL);
     /* One plain file remains, unless another process still works on it: then it will do this. */
     (void)sqlite3_wal_checkpoint_v2(s->db, "main", SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
     (void)leave_wal(s->db);

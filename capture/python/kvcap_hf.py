@@ -12,6 +12,7 @@ sequence, one capture at a time. What cannot be recorded faithfully is refused w
 CaptureError; the run itself is never altered. Needs transformers >= 4.57, torch, and
 libkvcap.so (argument `library`, environment variable KVCAP_LIB, or a build folder).
 """
+
 import argparse
 import ctypes as C
 import ctypes.util
@@ -32,8 +33,8 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 __version__ = "0.1.0"
 ABI = 1
-SPAN = {"other": 0, "system": 1, "user": 2, "assistant": 3, "tool": 4, "document": 5, "question": 6, "answer": 7,
-        "needle": 8, "image": 9, "reasoning": 10}
+SPANS = "other system user assistant tool document question answer needle image reasoning"
+SPAN = {name: i for i, name in enumerate(SPANS.split())}
 DTYPE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 STAT_ALL = 1 | 2 | 4
 STORE_V, STORE_TEXT, STRICT = 1, 2, 16
@@ -47,38 +48,81 @@ class CaptureError(RuntimeError):
 
 # ------------------------------------------------------------------ the C ABI (kvcap.h)
 
-class View(C.Structure):
-    _fields_ = [("data", C.c_void_p), ("dtype", C.c_int32), ("device_type", C.c_int32), ("device_id", C.c_int32),
-                ("ndim", C.c_int32), ("shape", C.c_int64 * 4), ("stride", C.c_int64 * 4)]
+
+def _struct(name, doc, fields):
+    """A ctypes structure from lines of "type: field field[n] ..."."""
+    types = {"u32": C.c_uint32, "i32": C.c_int32, "i64": C.c_int64, "f64": C.c_double, "size": C.c_size_t}
+    types |= {"text": C.c_char_p, "pointer": C.c_void_p, "log": LOG_FN}
+    types |= {t.__name__: t for t in _structs}
+    out = []
+    for line in fields.strip().splitlines():
+        kind, names = line.split(":")
+        for field in names.split():
+            base, _, n = field.rstrip("]").partition("[")
+            out.append((base, types[kind.strip()] * int(n) if n else types[kind.strip()]))
+    _structs.append(type(name, (C.Structure,), {"__doc__": doc, "_fields_": out}))
+    return _structs[-1]
 
 
-class Params(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("abi", C.c_uint32), ("path", C.c_char_p), ("provenance_json", C.c_char_p),
-                ("cluster_id", C.c_char_p), ("sample_id", C.c_char_p), ("n_layers", C.c_uint32), ("model_dim", C.c_uint32),
-                ("vocab_size", C.c_uint32), ("window", C.c_uint32), ("max_tokens", C.c_int64), ("flags", C.c_uint32),
-                ("stat_flags", C.c_uint32), ("stat_block", C.c_uint32), ("compress", C.c_uint32),
-                ("pinned_bytes", C.c_size_t), ("log", LOG_FN), ("log_user", C.c_void_p)]
-
-
-class Rope(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("pairing", C.c_int32), ("rotary_dim", C.c_uint32), ("offset", C.c_uint32),
-                ("attention_scaling", C.c_double), ("table_dtype", C.c_int32), ("angle_dtype", C.c_int32),
-                ("n_segments", C.c_uint32), ("inv_freq", C.POINTER(C.c_double)), ("segment_start", C.POINTER(C.c_int64)),
-                ("type", C.c_char_p)]
-
-
-class Layer(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("layer", C.c_uint32), ("n_heads", C.c_uint32), ("n_kv_heads", C.c_uint32),
-                ("d_k", C.c_uint32), ("d_v", C.c_uint32), ("attn_type", C.c_int32), ("score", C.c_int32),
-                ("kv_layer", C.c_int32), ("reserved", C.c_int32), ("scale", C.c_double), ("softcap", C.c_double),
-                ("window", C.c_int64), ("sinks", C.POINTER(C.c_float)), ("rope", C.POINTER(Rope))]
-
-
-class AttnCall(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("layer", C.c_uint32), ("token0", C.c_int64), ("pos", C.POINTER(C.c_int32)),
-                ("q", View), ("k_new", View), ("v_new", View), ("k_all", View), ("v_all", View), ("key0", C.c_int64),
-                ("lse", View), ("out", View), ("mask_kind", C.c_int32), ("rows_kind", C.c_int32), ("mask", View),
-                ("rows", View)]
+_structs = []
+View = _struct(
+    "View",
+    "kvcap_view: a strided view, strides in elements",
+    """
+    pointer: data
+    i32: dtype device_type device_id ndim
+    i64: shape[4] stride[4]""",
+)
+Params = _struct(
+    "Params",
+    "kvcap_params",
+    """
+    u32: struct_size abi
+    text: path provenance_json cluster_id sample_id
+    u32: n_layers model_dim vocab_size window
+    i64: max_tokens
+    u32: flags stat_flags stat_block compress
+    size: pinned_bytes
+    log: log
+    pointer: log_user""",
+)
+Rope = _struct(
+    "Rope",
+    "kvcap_rope",
+    """
+    u32: struct_size
+    i32: pairing
+    u32: rotary_dim offset
+    f64: attention_scaling
+    i32: table_dtype angle_dtype
+    u32: n_segments
+    pointer: inv_freq segment_start
+    text: type""",
+)
+Layer = _struct(
+    "Layer",
+    "kvcap_layer",
+    """
+    u32: struct_size layer n_heads n_kv_heads d_k d_v
+    i32: attn_type score kv_layer reserved
+    f64: scale softcap
+    i64: window
+    pointer: sinks rope""",
+)
+AttnCall = _struct(
+    "AttnCall",
+    "kvcap_attn_call",
+    """
+    u32: struct_size layer
+    i64: token0
+    pointer: pos
+    View: q k_new v_new k_all v_all
+    i64: key0
+    View: lse out
+    i32: mask_kind rows_kind
+    View: mask rows""",
+)
+SIZES = {View: 88, Params: 104, Rope: 64, Layer: 80, AttnCall: 832}  # of ABI 1
 
 
 def find_library(path=None):
@@ -104,6 +148,8 @@ def load_library(path=None):
         raise CaptureError(f"cannot load {name}: {e}") from e
     lib.kvcap_abi.restype = C.c_uint32
     lib.kvcap_version.restype = lib.kvcap_strerror.restype = C.c_char_p
+    if {t: C.sizeof(t) for t in SIZES} != SIZES:
+        raise CaptureError("structures have other sizes than ABI 1: this platform is not supported")
     if lib.kvcap_abi() != ABI:
         raise CaptureError(f"{name} has ABI {lib.kvcap_abi()}, this file needs {ABI}")
     handle = C.c_void_p
@@ -130,6 +176,7 @@ def view(t, n_axes, dtype=None):
 
 
 # ------------------------------------------------------------------ tokens as bytes
+
 
 def _byte_alphabet():
     """The printable character that byte-level BPE writes for each byte (GPT-2's table)."""
@@ -190,17 +237,22 @@ def text_spans(tokenizer, text, add_special_tokens=False, wanted=()):
 
 # ------------------------------------------------------------------ what a model says of itself
 
+
 def _attention_modules(model, n_layers):
     found = {}
     for name, m in model.named_modules():
         if type(m).__name__.endswith("Attention") and isinstance(getattr(m, "layer_idx", None), int):
             if m.layer_idx in found:
-                raise CaptureError(f"layer {m.layer_idx} has two attention modules ({name}): encoder-decoder and "
-                                   "multi-part models are not captured")
+                raise CaptureError(
+                    f"layer {m.layer_idx} has two attention modules ({name}): encoder-decoder and "
+                    "multi-part models are not captured"
+                )
             found[m.layer_idx] = m
     if sorted(found) != list(range(n_layers)):
-        raise CaptureError(f"{len(found)} of {n_layers} layers have an attention module that goes through "
-                           "AttentionInterface: hybrid models (linear attention, Mamba) are not captured")
+        raise CaptureError(
+            f"{len(found)} of {n_layers} layers have an attention module that goes through "
+            "AttentionInterface: hybrid models (linear attention, Mamba) are not captured"
+        )
     return [found[i] for i in range(n_layers)]
 
 
@@ -237,8 +289,11 @@ def _rotary(model, config, module):
     if not getattr(module, "use_rope", True):
         return None
     kind = (getattr(config, "layer_types", None) or {module.layer_idx: ""})[module.layer_idx]
-    found = {n.rsplit(".", 1)[-1]: m for n, m in model.named_modules()
-             if any(b.endswith("inv_freq") for b, _ in m.named_buffers(recurse=False))}
+    found = {
+        n.rsplit(".", 1)[-1]: m
+        for n, m in model.named_modules()
+        if any(b.endswith("inv_freq") for b, _ in m.named_buffers(recurse=False))
+    }
     if not found:
         return None
     rot = found.get("rotary_emb_local") if kind == "sliding_attention" and "rotary_emb_local" in found else None
@@ -255,7 +310,11 @@ def _rotary(model, config, module):
     rope_config = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if isinstance(rope_config, dict) and "mrope_section" in rope_config:
         raise CaptureError("multi-axis rotary positions (M-RoPE) are not captured")
-    return freq.detach().double().cpu(), float(getattr(rot, "attention_scaling", 1.0) if scaling is None else scaling), rope_type
+    return (
+        freq.detach().double().cpu(),
+        float(getattr(rot, "attention_scaling", 1.0) if scaling is None else scaling),
+        rope_type,
+    )
 
 
 def _is_interleaved(module):
@@ -272,8 +331,10 @@ def _output_projection(module, d_model, width):
         weight = getattr(getattr(module, name, None), "weight", None)
         if weight is not None and tuple(weight.shape) == (d_model, width) and weight.dtype in DTYPE:
             return weight
-    raise CaptureError(f"layer {module.layer_idx}: no output projection of shape {(d_model, width)} in f32, f16 or bf16 "
-                       "(packed weights?): dequantise the model, or pass wo=False to record without nu")
+    raise CaptureError(
+        f"layer {module.layer_idx}: no output projection of shape {(d_model, width)} in f32, f16 or bf16 "
+        "(packed weights?): dequantise the model, or pass wo=False to record without nu"
+    )
 
 
 def _driver():
@@ -291,7 +352,7 @@ def _pos_ids(ids):
 
 # ------------------------------------------------------------------ the hook
 
-_active = None                     # the capture that is recording, if any
+_active = None  # the capture that is recording, if any
 
 
 def _record(base, module, query, key, value, attention_mask, kw):
@@ -303,6 +364,7 @@ def _record(base, module, query, key, value, attention_mask, kw):
 
 def _kvcap_sdpa(module, query, key, value, attention_mask, **kw):
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     return _record(sdpa_attention_forward, module, query, key, value, attention_mask, kw)
 
 
@@ -322,8 +384,24 @@ class Capture:
     """One recording; made by capture(), used as a context manager. Leaving the block
     closes the file; leaving it by an exception keeps only path.part."""
 
-    def __init__(self, model, tokenizer, path, *, window=128, text=False, values=True, stats=True, wo=True, strict=False,
-                 base="auto", library=None, cluster_id=None, sample_id=None, provenance=None):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        path,
+        *,
+        window=128,
+        text=False,
+        values=True,
+        stats=True,
+        wo=True,
+        strict=False,
+        base="auto",
+        library=None,
+        cluster_id=None,
+        sample_id=None,
+        provenance=None,
+    ):
         if isinstance(model, torch._dynamo.eval_frame.OptimizedModule) or getattr(model, "_compiled_call_impl", None):
             raise CaptureError("a model under torch.compile is not captured: pass the original model")
         if model.training:
@@ -345,8 +423,10 @@ class Capture:
             raise CaptureError(f"base={base!r}: this version wraps 'sdpa' and 'eager'")
         if self.base == "sdpa" and soft:
             raise CaptureError("sdpa cannot compute soft-capping or learned sinks: use base='eager'")
-        self.wo = [_output_projection(m, self.config.hidden_size, d["heads"] * d["d_v"]) if wo else None
-                   for m, d in zip(self.modules, self.layers)]
+        self.wo = [
+            _output_projection(m, self.config.hidden_size, d["heads"] * d["d_v"]) if wo else None
+            for m, d in zip(self.modules, self.layers)
+        ]
         self.handle, self.keep, self.seen, self.ids = None, [], [], []
         self.summary, self.passed, self.messages = "", False, []
         self._undo, self._pre_rope, self._pos = [], None, None
@@ -362,10 +442,19 @@ class Capture:
         kind, window = _layer_mask(self.config, m)
         softcap = getattr(m, "attn_logit_softcapping", None) or 0.0
         sinks = getattr(m, "sinks", None)
-        return {"heads": heads, "kv": kv, "d_k": d_k, "d_v": d_v, "kind": kind, "window": window,
-                "scale": float(getattr(m, "scaling", d_k ** -0.5)), "softcap": float(softcap),
-                "sinks": sinks.detach().float().cpu().contiguous() if sinks is not None else None,
-                "rope": _rotary(self.model, self.config, m), "interleaved": _is_interleaved(m)}
+        return {
+            "heads": heads,
+            "kv": kv,
+            "d_k": d_k,
+            "d_v": d_v,
+            "kind": kind,
+            "window": window,
+            "scale": float(getattr(m, "scaling", d_k**-0.5)),
+            "softcap": float(softcap),
+            "sinks": sinks.detach().float().cpu().contiguous() if sinks is not None else None,
+            "rope": _rotary(self.model, self.config, m),
+            "interleaved": _is_interleaved(m),
+        }
 
     def __enter__(self):
         global _active
@@ -382,8 +471,14 @@ class Capture:
         inner = self.model.base_model
         self._undo.append(inner.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
         first = self.modules[0]
-        if self.layers[0]["rope"] and hasattr(first, "k_proj") and not any(hasattr(first, n) for n in ("k_norm", "k_layernorm")):
-            self._undo.append(first.k_proj.register_forward_hook(lambda m, a, out: setattr(self, "_pre_rope", out)).remove)
+        if (
+            self.layers[0]["rope"]
+            and hasattr(first, "k_proj")
+            and not any(hasattr(first, n) for n in ("k_norm", "k_layernorm"))
+        ):
+            self._undo.append(
+                first.k_proj.register_forward_hook(lambda m, a, out: setattr(self, "_pre_rope", out)).remove
+            )
         _active = self
         return self
 
@@ -418,16 +513,27 @@ class Capture:
         cuda = m.device.type == "cuda"
         config = {k: v for k, v in json.loads(m.config.to_json_string(use_diff=False)).items() if k != "_name_or_path"}
         known = {
-            "engine": "transformers", "engine_version": f"{transformers.__version__}, torch {torch.__version__}",
-            "frontend": "kvcap_hf", "frontend_version": __version__,
+            "engine": "transformers",
+            "engine_version": f"{transformers.__version__}, torch {torch.__version__}",
+            "frontend": "kvcap_hf",
+            "frontend_version": __version__,
             "model_name": os.path.basename(str(m.config._name_or_path).rstrip("/")),
-            "model_revision": getattr(m.config, "_commit_hash", None), "model_arch": type(m).__name__,
-            "weight_dtype": str(m.dtype).replace("torch.", ""), "compute_dtype": str(m.dtype).replace("torch.", ""),
-            "kv_dtype": str(m.dtype).replace("torch.", ""), "attn_impl": self.base, "mask_impl": f"{self.base}_mask",
-            "gpu": torch.cuda.get_device_name(m.device) if cuda else "", "driver": _driver() if cuda else "",
-            "cuda_runtime": torch.version.cuda if cuda else "", "os": platform.platform(),
-            "sampling": json.dumps(sampling, sort_keys=True, default=str), "decode_mode": "free",
-            "prompt_sha256": hashlib.sha256(_pos_ids(self.ids)).hexdigest(), "config_json": json.dumps(config, indent=1, sort_keys=True)}
+            "model_revision": getattr(m.config, "_commit_hash", None),
+            "model_arch": type(m).__name__,
+            "weight_dtype": str(m.dtype).replace("torch.", ""),
+            "compute_dtype": str(m.dtype).replace("torch.", ""),
+            "kv_dtype": str(m.dtype).replace("torch.", ""),
+            "attn_impl": self.base,
+            "mask_impl": f"{self.base}_mask",
+            "gpu": torch.cuda.get_device_name(m.device) if cuda else "",
+            "driver": _driver() if cuda else "",
+            "cuda_runtime": torch.version.cuda if cuda else "",
+            "os": " ".join([platform.system(), platform.machine(), *platform.libc_ver()]),
+            "sampling": json.dumps(sampling, sort_keys=True, default=str),
+            "decode_mode": "free",
+            "prompt_sha256": hashlib.sha256(_pos_ids(self.ids)).hexdigest(),
+            "config_json": json.dumps(config, indent=1, sort_keys=True),
+        }
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:
             known["tokenizer_sha256"] = hashlib.sha256(backend.to_str().encode()).hexdigest()
@@ -441,10 +547,11 @@ class Capture:
             raise CaptureError("one capture records one sequence: open another one")
         self.ids = [int(i) for i in ids]
         self.log = LOG_FN(lambda level, text, user: self.messages.append(text.decode(errors="replace")))
-        opt = lambda s: s.encode() if s else None
-        p = Params(C.sizeof(Params), ABI, self.path.encode(), self._provenance(sampling or {}).encode(), opt(self.cluster_id),
-                   opt(self.sample_id), len(self.layers), self.config.hidden_size, self.config.vocab_size, self.window,
-                   max_tokens, self.flags, STAT_ALL if self.stats else 0, 0, 0, 0, self.log, None)
+        p = Params(C.sizeof(Params), ABI, self.path.encode(), self._provenance(sampling or {}).encode(), log=self.log)
+        p.cluster_id, p.sample_id = ((x or "").encode() or None for x in (self.cluster_id, self.sample_id))
+        p.n_layers, p.model_dim, p.vocab_size = len(self.layers), self.config.hidden_size, self.config.vocab_size
+        p.window, p.max_tokens, p.flags = self.window, max_tokens, self.flags
+        p.stat_flags = STAT_ALL if self.stats else 0
         handle = C.c_void_p()
         rc = self.lib.kvcap_open(C.byref(handle), C.byref(p))
         if rc:
@@ -452,8 +559,8 @@ class Capture:
         self.handle = handle
         for i in range(len(self.layers)):
             self._set_layer(i)
-        n = len(self.ids)
-        self._check(self.lib.kvcap_prompt(handle, (C.c_int32 * n)(*self.ids), n, -1 if question_start is None else question_start))
+        n, question = len(self.ids), -1 if question_start is None else question_start
+        self._check(self.lib.kvcap_prompt(handle, (C.c_int32 * n)(*self.ids), n, question))
         self.n_prompt, self.max_tokens = n, max_tokens
         self.seen = [0] * len(self.layers)
         for i, t in enumerate(self.ids):
@@ -462,20 +569,24 @@ class Capture:
             self._check(self.lib.kvcap_span(handle, begin, max_tokens if end is None else end, SPAN.get(kind, kind)))
 
     def _set_layer(self, i):
-        d, table = self.layers[i], DTYPE.get(self.model.dtype, 0)
-        layer = Layer(C.sizeof(Layer), i, d["heads"], d["kv"], d["d_k"], d["d_v"], d["kind"], 0, i, 0, d["scale"], d["softcap"], d["window"])
+        d = self.layers[i]
+        layer = Layer(C.sizeof(Layer), i, d["heads"], d["kv"], d["d_k"], d["d_v"], d["kind"], kv_layer=i)
+        layer.scale, layer.softcap, layer.window = d["scale"], d["softcap"], d["window"]
         if d["sinks"] is not None:
-            layer.sinks = C.cast(d["sinks"].data_ptr(), C.POINTER(C.c_float))
+            layer.sinks = d["sinks"].data_ptr()
         if d["rope"]:
             freq, scaling, kind = d["rope"]
-            rope = Rope(C.sizeof(Rope), 2 if d["interleaved"] else 1, 2 * len(freq), 0, scaling, table, 0, 1,
-                        (C.c_double * len(freq))(*freq.tolist()), (C.c_int64 * 1)(0), kind.encode())
-            layer.rope = C.pointer(rope)
+            start = torch.zeros(1, dtype=torch.int64)
+            rope = Rope(C.sizeof(Rope), pairing=2 if d["interleaved"] else 1, rotary_dim=2 * len(freq), n_segments=1)
+            rope.attention_scaling, rope.type = scaling, kind.encode()
+            rope.table_dtype, rope.angle_dtype = DTYPE.get(self.model.dtype, 0), 0
+            rope.inv_freq, rope.segment_start = freq.data_ptr(), start.data_ptr()
+            layer.rope = C.addressof(rope)
         self._check(self.lib.kvcap_set_layer(self.handle, C.byref(layer)))
         if self.wo[i] is not None:
             w = self.wo[i].detach().to("cpu").contiguous()
             v = view(w.view(w.shape[0], d["heads"], d["d_v"]).permute(1, 2, 0), 3)
-            self.keep.append(w)                # read until the file is closed
+            self.keep.append(w)  # read until the file is closed
             self._check(self.lib.kvcap_set_wo(self.handle, i, C.byref(v), None))
 
     def _text(self, token, i):
@@ -488,12 +599,21 @@ class Capture:
     def generate(self, prompt, *, max_new_tokens=128, question_start=None, spans=(), add_special_tokens=True, **kw):
         """Tokenise (a str), start, and run model.generate(); greedy unless told otherwise.
         `prompt`: text or a list of ids. Returns the list of all ids."""
-        ids = self.tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"] if isinstance(prompt, str) else list(prompt)
+        ids = (
+            self.tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]
+            if isinstance(prompt, str)
+            else list(prompt)
+        )
         sampling = {"do_sample": False, "num_beams": 1, **kw}
         if sampling["num_beams"] != 1:
             raise CaptureError("beam search runs several sequences: not captured")
-        self.start(ids, len(ids) + max_new_tokens, question_start=question_start, spans=spans,
-                   sampling={**sampling, "max_new_tokens": max_new_tokens})
+        self.start(
+            ids,
+            len(ids) + max_new_tokens,
+            question_start=question_start,
+            spans=spans,
+            sampling={**sampling, "max_new_tokens": max_new_tokens},
+        )
         x = torch.tensor([ids], device=self.model.device)
         with torch.no_grad():
             out = self.model.generate(x, attention_mask=torch.ones_like(x), max_new_tokens=max_new_tokens, **sampling)
@@ -512,13 +632,15 @@ class Capture:
             raise CaptureError("the attention mask hides tokens (padding): pass one sequence without padding")
         cache = kw.get("past_key_values")
         if getattr(cache, "is_compileable", False):
-            raise CaptureError(f"{type(cache).__name__} holds keys that are not tokens yet: use the default dynamic cache")
+            raise CaptureError(
+                f"{type(cache).__name__} holds keys that are not tokens yet: use the default dynamic cache"
+            )
         if torch.compiler.is_compiling():
             raise CaptureError("the model is being compiled: not captured")
         at, new = self.seen[0], [int(i) for i in ids[0].tolist()]
         self._pos = None
         if at + len(new) <= self.n_prompt:
-            if new != self.ids[at:at + len(new)]:
+            if new != self.ids[at : at + len(new)]:
                 raise CaptureError(f"tokens {at}..{at + len(new) - 1} of this call are not those of the prompt")
             return
         if at < self.n_prompt or len(new) != 1:
@@ -530,7 +652,9 @@ class Capture:
     def _mask_view(self, call, mask, n_q, n_k):
         mask = mask.detach()[:, :, :, :n_k]
         if mask.shape[0] != 1 or mask.shape[1] != 1 or mask.shape[2] != n_q or mask.shape[3] != n_k:
-            raise CaptureError(f"a mask of shape {tuple(mask.shape)}: expected [1, 1, {n_q}, {n_k}], the same for all heads")
+            raise CaptureError(
+                f"a mask of shape {tuple(mask.shape)}: expected [1, 1, {n_q}, {n_k}], the same for all heads"
+            )
         if mask.dtype == torch.bool:
             host, kind = mask[0, 0].to("cpu").contiguous(), 1
             call.mask = view(host, 2, dtype=0)
@@ -553,9 +677,13 @@ class Capture:
             raise CaptureError(f"layer {layer} was called with scale {float(scaling)}, its module says {d['scale']}")
         window = kw.get("sliding_window")
         if d["kind"] != CHUNKED and "sliding_window" in kw and (window or -1) != d["window"]:
-            raise CaptureError(f"layer {layer} was called with sliding_window={window}, its configuration says {d['window']}")
+            raise CaptureError(
+                f"layer {layer} was called with sliding_window={window}, its configuration says {d['window']}"
+            )
         if float(kw.get("softcap") or 0.0) != d["softcap"]:
-            raise CaptureError(f"layer {layer} was called with softcap={kw.get('softcap')}, its module says {d['softcap']}")
+            raise CaptureError(
+                f"layer {layer} was called with softcap={kw.get('softcap')}, its module says {d['softcap']}"
+            )
         if (kw.get("s_aux") is not None) != (d["sinks"] is not None):
             raise CaptureError(f"layer {layer}: learned sinks in the call and in the module do not agree")
         if kw.get("position_bias") is not None:
@@ -566,13 +694,25 @@ class Capture:
         self._check_call(module, layer, query, kw)
         d, seen, n_q, n_k = self.layers[layer], self.seen[layer], query.shape[2], key.shape[2]
         key0 = seen + n_q - n_k
-        need = max(0, seen - d["window"] + 1) if d["kind"] == SLIDING else seen - seen % d["window"] if d["kind"] == CHUNKED else 0
+        need = (
+            max(0, seen - d["window"] + 1)
+            if d["kind"] == SLIDING
+            else seen - seen % d["window"]
+            if d["kind"] == CHUNKED
+            else 0
+        )
         if key0 < 0 or key0 > need:
-            raise CaptureError(f"layer {layer} sees {n_k} keys after {seen + n_q} tokens: a static or bounded cache, or an "
-                               "earlier turn; start from an empty dynamic cache")
+            raise CaptureError(
+                f"layer {layer} sees {n_k} keys after {seen + n_q} tokens: a static or bounded cache, or an "
+                "earlier turn; start from an empty dynamic cache"
+            )
         if self._pos is None:
             ids = kw.get("position_ids")
-            self._pos = ids.reshape(-1).to("cpu", torch.int32).contiguous() if ids is not None else torch.arange(seen, seen + n_q, dtype=torch.int32)
+            self._pos = (
+                ids.reshape(-1).to("cpu", torch.int32).contiguous()
+                if ids is not None
+                else torch.arange(seen, seen + n_q, dtype=torch.int32)
+            )
             if self._pos.numel() != n_q:
                 raise CaptureError(f"position_ids of shape {tuple(ids.shape)} for {n_q} tokens: not captured")
         host = lambda t: t.to("cpu") if t.stride(-1) == 1 else t.contiguous().to("cpu")
@@ -583,7 +723,7 @@ class Capture:
                 raise CaptureError(f"layer {layer}: {name} is {t.dtype}; f32, f16 and bf16 are captured")
         if layer == 0 and self._pre_rope is not None:
             self._check_rope(d, k[-1].float(), key.dtype)
-        call = AttnCall(C.sizeof(AttnCall), layer, seen, C.cast(self._pos.data_ptr(), C.POINTER(C.c_int32)), view(q, 3), view(k, 3), view(v, 3))
+        call = AttnCall(C.sizeof(AttnCall), layer, seen, self._pos.data_ptr(), view(q, 3), view(k, 3), view(v, 3))
         call.key0, call.out = key0, view(o, 3)
         keep = self._mask_view(call, mask, n_q, n_k) if mask is not None else None
         self._check(self.lib.kvcap_attn(self.handle, C.byref(call), None))
@@ -599,30 +739,35 @@ class Capture:
         n = len(freq)
         angle = self._pos[-1].float() * freq.float()
         cos, sin = ((f(angle) * scaling).to(self.model.dtype).float() for f in (torch.cos, torch.sin))
-        a, b = (raw[:, 0:2 * n:2], raw[:, 1:2 * n:2]) if d["interleaved"] else (raw[:, :n], raw[:, n:2 * n])
+        a, b = (raw[:, 0 : 2 * n : 2], raw[:, 1 : 2 * n : 2]) if d["interleaved"] else (raw[:, :n], raw[:, n : 2 * n])
         x, y = a * cos - b * sin, b * cos + a * sin
         want = torch.stack((x, y), -1).flatten(1) if d["interleaved"] else torch.cat((x, y), -1)
-        error = float((want - rotated[:, :2 * n]).abs().max() / rotated.abs().max().clamp_min(1e-30))
+        error = float((want - rotated[:, : 2 * n]).abs().max() / rotated.abs().max().clamp_min(1e-30))
         if error > {torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]:
-            raise CaptureError(f"the rotary table of the model does not reproduce its own keys (relative error {error:.2g}): "
-                               "pairing or frequencies are not what this file expects")
+            raise CaptureError(
+                f"the rotary table of the model does not reproduce its own keys (relative error {error:.2g}): "
+                "pairing or frequencies are not what this file expects"
+            )
 
 
 def capture(model, tokenizer, path, **options):
-    """Capture(model, tokenizer, path, window=128, text=False, values=True, stats=True, wo=True, strict=False, base="auto",
-    library=None, cluster_id=None, sample_id=None, provenance=None). tokenizer may be None with ids as prompt."""
+    """A Capture to be used in a `with` block. `tokenizer` may be None when prompts are lists of
+    ids. Options: window, text, values, stats, wo, strict, base ("auto", "sdpa", "eager"),
+    library, cluster_id, sample_id, provenance (a dict of attributes that replace or add)."""
     return Capture(model, tokenizer, path, **options)
 
 
 # ------------------------------------------------------------------ program
 
+
 def load_model(directory, gguf=None, dtype="bf16", device="cpu"):
     """model, tokenizer; a GGUF file is dequantised to `dtype`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
     kind = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}[dtype]
     extra = {"gguf_file": gguf} if gguf else {}
     tokenizer = AutoTokenizer.from_pretrained(directory, **extra)
-    if gguf and hasattr(transformers, "GgufConfig"):       # else some releases keep the weights packed
+    if gguf and hasattr(transformers, "GgufConfig"):  # else some releases keep the weights packed
         extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=kind, **extra).to(device).eval()
     return model, tokenizer
@@ -643,10 +788,16 @@ def model_files(directory, gguf=None):
 
 
 def main(argv=None):
-    ap = argparse.ArgumentParser(prog="kvcap_hf", description="Record one generation of a transformers model into a kvtrace file.")
+    ap = argparse.ArgumentParser(
+        prog="kvcap_hf", description="Record one generation of a transformers model into a kvtrace file."
+    )
     ap.add_argument("--model", required=True, help="folder of the model (never a name to download)")
     ap.add_argument("--gguf", help="GGUF file inside that folder")
-    ap.add_argument("--prompt-file", required=True, help="UTF-8 text; chat markup in it is understood; a final newline is not part of the prompt")
+    ap.add_argument(
+        "--prompt-file",
+        required=True,
+        help="UTF-8 text; chat markup in it is understood; a final newline is not part of the prompt",
+    )
     ap.add_argument("--out", required=True, help="trace to write")
     ap.add_argument("--max-new-tokens", type=int, default=128)
     ap.add_argument("--min-new-tokens", type=int, default=0, help="suppress the end of text before that")
@@ -655,19 +806,29 @@ def main(argv=None):
     ap.add_argument("--dtype", choices=["bf16", "f16", "f32"], default="bf16")
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ap.add_argument("--text", action="store_true", help="store the text of the tokens (it is private by default)")
-    ap.add_argument("--spans", help='JSON list of {"kind", "find"}: parts of the prompt to mark; "question" also sets question_start')
+    ap.add_argument(
+        "--spans",
+        help='JSON list of {"kind", "find"}: parts of the prompt to mark; "question" also sets question_start',
+    )
     ap.add_argument("--temperature", type=float, default=0.0, help="0 = greedy")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--cluster-id", help="statistical unit: document or conversation")
     ap.add_argument("--sample-id", help="name of the sample inside its corpus")
     ap.add_argument("--library", help="libkvcap.so")
-    ap.add_argument("--note", action="append", default=[], metavar="NAME=TEXT", help="provenance attribute, may be repeated")
+    ap.add_argument(
+        "--note", action="append", default=[], metavar="NAME=TEXT", help="provenance attribute, may be repeated"
+    )
     ap.add_argument("--print-text", action="store_true", help="print what was generated")
     a = ap.parse_args(argv)
     if not os.path.isdir(a.model):
         ap.error(f"--model {a.model}: not a folder")
-    text = pathlib.Path(a.prompt_file).read_text(encoding="utf-8").removesuffix("\n")
-    wanted = json.loads(pathlib.Path(a.spans).read_text(encoding="utf-8")) if a.spans else []
+    if any("=" not in n for n in a.note):
+        ap.error("--note takes NAME=TEXT")
+    try:
+        text = pathlib.Path(a.prompt_file).read_text(encoding="utf-8").removesuffix("\n")
+        wanted = json.loads(pathlib.Path(a.spans).read_text(encoding="utf-8")) if a.spans else []
+    except (OSError, ValueError) as e:
+        ap.error(f"cannot read the prompt or the spans: {e}")
     model, tokenizer = load_model(a.model, a.gguf, a.dtype, a.device)
     torch.manual_seed(a.seed)
     marked = any(text.startswith(t) for t in tokenizer.all_special_tokens)
@@ -676,16 +837,35 @@ def main(argv=None):
         kw["min_new_tokens"] = a.min_new_tokens
     if a.prefill_chunk:
         kw["prefill_chunk_size"] = a.prefill_chunk
-    notes = {"command": " ".join(["kvcap_hf", *(os.path.basename(w) for w in (argv if argv is not None else sys.argv[1:]))]),
-             "seed": str(a.seed), "model_files": model_files(a.model, a.gguf),
-             **({"weight_dtype": f"{a.gguf} dequantised to {a.dtype}"} if a.gguf else {}), **dict(n.split("=", 1) for n in a.note)}
+    notes = {
+        "command": " ".join(["kvcap_hf", *(os.path.basename(w) for w in (argv if argv is not None else sys.argv[1:]))]),
+        "seed": str(a.seed),
+        "model_files": model_files(a.model, a.gguf),
+        **({"weight_dtype": f"{a.gguf} dequantised to {a.dtype}"} if a.gguf else {}),
+        **dict(n.split("=", 1) for n in a.note),
+    }
     try:
         spans = text_spans(tokenizer, text, not marked, wanted) if (wanted or marked) else []
         question = [b for b, _, kind in spans if kind == SPAN["question"]]
-        with capture(model, tokenizer, a.out, window=a.window, text=a.text, library=a.library, provenance=notes,
-                     cluster_id=a.cluster_id, sample_id=a.sample_id) as cap:
-            ids = cap.generate(text, max_new_tokens=a.max_new_tokens, add_special_tokens=not marked, spans=spans,
-                               question_start=question[0] if question else None, **kw)
+        with capture(
+            model,
+            tokenizer,
+            a.out,
+            window=a.window,
+            text=a.text,
+            library=a.library,
+            provenance=notes,
+            cluster_id=a.cluster_id,
+            sample_id=a.sample_id,
+        ) as cap:
+            ids = cap.generate(
+                text,
+                max_new_tokens=a.max_new_tokens,
+                add_special_tokens=not marked,
+                spans=spans,
+                question_start=question[0] if question else None,
+                **kw,
+            )
     except CaptureError as e:
         print(f"kvcap_hf: {e}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 Run: KVCAP_LIB=.../libkvcap.so python test_kvcap_hf.py [-v]. Needs torch, transformers, h5py.
 The traces stay in the current folder, so that `kvtrace verify` can be run on them.
 """
+
 import json
 import os
 import pathlib
@@ -26,9 +27,20 @@ LIB = os.environ.get("KVCAP_LIB")
 
 def llama(dtype=torch.float32, layers=3, **kw):
     torch.manual_seed(1)
-    config = LlamaConfig(vocab_size=300, hidden_size=48, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=6,
-                         num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, initializer_range=0.3,
-                         eos_token_id=None, pad_token_id=0, **kw)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+        eos_token_id=None,
+        pad_token_id=0,
+        **kw,
+    )
     return LlamaForCausalLM(config).to(dtype).eval()
 
 
@@ -128,7 +140,7 @@ class Shim(unittest.TestCase):
                 v = read(layer["v"]).astype(np.float64)
                 w = model.model.layers[i].self_attn.o_proj.weight.detach().double().numpy()
                 for h in range(6):
-                    want = np.abs(v[h // 3, :16] @ w[:, h * 16:(h + 1) * 16].T).sum(1)
+                    want = np.abs(v[h // 3, :16] @ w[:, h * 16 : (h + 1) * 16].T).sum(1)
                     self.assertLess(np.abs(layer["nu"][h, :16] / want - 1).max(), 1e-3)
 
     def test_rope_metadata_undo_the_rotation(self):
@@ -167,13 +179,40 @@ class Shim(unittest.TestCase):
 
     def test_other_attention(self):
         """Sliding windows, soft-capping, learned sinks: the acceptance test passes on each."""
-        small = dict(vocab_size=300, hidden_size=48, intermediate_size=64, num_hidden_layers=4, num_attention_heads=6,
-                     num_key_value_heads=2, head_dim=16, max_position_embeddings=512, initializer_range=0.3, eos_token_id=None,
-                     pad_token_id=0)
-        cases = [("Mistral", dict(sliding_window=20), b"sliding", 0), ("Gemma2", dict(sliding_window=20, query_pre_attn_scalar=16,
-                 attn_logit_softcapping=1.5, final_logit_softcapping=None), b"sliding", 0),
-                 ("Qwen3", dict(), b"full", 0), ("GptOss", dict(sliding_window=20, num_local_experts=2, num_experts_per_tok=1,
-                 rope_scaling=None), b"sliding", 1)]
+        small = dict(
+            vocab_size=300,
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=512,
+            initializer_range=0.3,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        cases = [
+            ("Mistral", dict(sliding_window=20), b"sliding", 0),
+            (
+                "Gemma2",
+                dict(
+                    sliding_window=20,
+                    query_pre_attn_scalar=16,
+                    attn_logit_softcapping=1.5,
+                    final_logit_softcapping=None,
+                ),
+                b"sliding",
+                0,
+            ),
+            ("Qwen3", dict(), b"full", 0),
+            (
+                "GptOss",
+                dict(sliding_window=20, num_local_experts=2, num_experts_per_tok=1, rope_scaling=None),
+                b"sliding",
+                1,
+            ),
+        ]
         for name, extra, first_type, sinks in cases:
             with self.subTest(name):
                 config = getattr(transformers, f"{name}Config")(**small, **extra)
@@ -187,7 +226,9 @@ class Shim(unittest.TestCase):
                 ids = prompt(50)
                 want = plain(model, ids, 10)
                 for chunk in (None, 16):
-                    got, cap = record(model, f"{name.lower()}_{chunk}.h5", ids, 10, **({"prefill_chunk_size": chunk} if chunk else {}))
+                    got, cap = record(
+                        model, f"{name.lower()}_{chunk}.h5", ids, 10, **({"prefill_chunk_size": chunk} if chunk else {})
+                    )
                     self.assertTrue(cap.passed, cap.summary)
                     if chunk is None:
                         self.assertEqual(got, want)
@@ -222,7 +263,10 @@ class Shim(unittest.TestCase):
         tree = torch.ones(1, 1, 20, 20, dtype=torch.bool).tril()
         tree[0, 0, 10, 4] = False
         self.refuse("query 10 and key 4", lambda: forward(input_ids=x, attention_mask=tree))
-        self.refuse("dynamic cache", lambda: record(model, "refused.h5", ids, cache_implementation="static", disable_compile=True))
+        self.refuse(
+            "dynamic cache",
+            lambda: record(model, "refused.h5", ids, cache_implementation="static", disable_compile=True),
+        )
         self.refuse("beam search", lambda: record(model, "refused.h5", ids, num_beams=2))
         self.refuse("torch.compile", lambda: record(torch.compile(model), "refused.h5", ids))
         self.refuse("No such file", lambda: record(model, "no/such/folder/x.h5", ids))
@@ -242,28 +286,37 @@ class Shim(unittest.TestCase):
             with kvcap_hf.capture(other, None, "refused.h5", library=LIB) as cap:
                 cap.layers[0]["rope"][0].mul_(1.7)
                 cap.generate(ids, max_new_tokens=2)
+
         self.refuse("rotary table", wrong_rope)
 
     def test_text_is_exact_bytes_and_spans_are_tokens(self):
         from tokenizers import Tokenizer, models, pre_tokenizers, decoders, trainers
-        text = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nLe caf\u00e9 \u2615 cost 45 \u20ac, \u65e5\u672c \U0001f600?<|im_end|>\n<|im_start|>assistant\n"
+
+        text = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n"
+        text += "Le caf\u00e9 \u2615 cost 45 \u20ac, \u65e5\u672c \U0001f600?<|im_end|>\n<|im_start|>assistant\n"
         tok = Tokenizer(models.BPE())
         tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        tok.train_from_iterator([text], trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                                                            special_tokens=["<|im_start|>", "<|im_end|>"]))
+        tok.train_from_iterator(
+            [text],
+            trainers.BpeTrainer(
+                vocab_size=300,
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                special_tokens=["<|im_start|>", "<|im_end|>"],
+            ),
+        )
         fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tok)
         spans = kvcap_hf.text_spans(fast, text, False, [{"kind": "needle", "find": "45 \u20ac"}])
         model = llama()
         out, cap = record(model, "text.h5", text, tokenizer=fast, text=True, add_special_tokens=False, spans=spans)
         with h5py.File("text.h5") as f:
             raw, off, n = bytes(f["tokens/text_bytes"][...]), f["tokens/text_offset"][...], f.attrs["n_prompt"]
-            self.assertEqual(raw[:off[n]].decode(), text)
+            self.assertEqual(raw[: off[n]].decode(), text)
             want = {1: "<|im_start|>system\nBe kind.<|im_end|>\n", 8: "45 \u20ac"}
             kinds = f["spans/kind"][...].tolist()
             self.assertEqual(sorted(kinds), [1, 2, 3, 8])
             for kind, piece in want.items():
                 i = kinds.index(kind)
-                self.assertIn(piece, raw[off[f["spans/begin"][i]]:off[f["spans/end"][i]]].decode())
+                self.assertIn(piece, raw[off[f["spans/begin"][i]] : off[f["spans/end"][i]]].decode())
             self.assertEqual(f["spans/end"][kinds.index(3)], len(f["tokens/id"]))
         record(model, "private.h5", text, tokenizer=fast, add_special_tokens=False)
         with h5py.File("private.h5") as f:
@@ -278,15 +331,20 @@ class Shim(unittest.TestCase):
             self.assertEqual(a["engine"], "transformers")
             self.assertIn(transformers.__version__, a["engine_version"])
             self.assertIn(torch.__version__, a["engine_version"])
-            self.assertEqual((a["model_arch"], a["kv_dtype"], a["attn_impl"], a["decode_mode"]), ("LlamaForCausalLM", "bfloat16", "sdpa", "free"))
+            self.assertEqual(
+                (a["model_arch"], a["kv_dtype"], a["attn_impl"], a["decode_mode"]),
+                ("LlamaForCausalLM", "bfloat16", "sdpa", "free"),
+            )
             self.assertEqual(json.loads(a["sampling"])["do_sample"], False)
             self.assertEqual(json.loads(bytes(f["provenance/config_json"][...]))["num_attention_heads"], 6)
 
     def test_a_killed_run_leaves_no_file(self):
-        code = ("import sys, torch, test_kvcap_hf as t\n"
-                "m, ids = t.llama(), t.prompt(100)\n"
-                "print('ready', flush=True)\n"
-                "t.record(m, 'killed.h5', ids, 1500)\n")
+        code = (
+            "import sys, torch, test_kvcap_hf as t\n"
+            "m, ids = t.llama(), t.prompt(100)\n"
+            "print('ready', flush=True)\n"
+            "t.record(m, 'killed.h5', ids, 1500)\n"
+        )
         env = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parent)}
         for wait in (0.0, 0.4, 1.1):
             for name in ("killed.h5", "killed.h5.part"):

@@ -47,8 +47,11 @@ whole() {
     [ "$(grep -c ' done ' whole.cells)" -gt 10 ] || fail "only these cells: $(cat whole.cells)"
 }
 
+# Not even root makes a file in /proc.
 unwritable() {
-    for folder in absent whole.db /sys /dev/null; do
+    proc=
+    [ ! -e /proc/self ] || proc=/proc
+    for folder in absent whole.db /dev/null $proc; do
         refuse 4 $folder/x.db replay "$trace" $options -o $folder/x.db
         refuse 4 $folder/x.html report whole.db -o $folder/x.html
         refuse 4 $folder/x.h5 synth -o $folder/x.h5

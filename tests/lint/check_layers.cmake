@@ -48,7 +48,7 @@ function(zone_of file out_zone out_row)
   set(${out_zone} "" PARENT_SCOPE)
 endfunction()
 
-# What a checkout holds; without git, what lies there.
+# What the checkout holds. Without git nobody can tell it from what was made there.
 set(at_root "")
 find_program(GIT git)
 if(GIT AND EXISTS ${SOURCE_DIR}/.git)
@@ -62,7 +62,7 @@ if(GIT AND EXISTS ${SOURCE_DIR}/.git)
   list(REMOVE_DUPLICATES at_root)
 endif()
 if(NOT at_root)
-  file(GLOB at_root RELATIVE ${SOURCE_DIR} ${SOURCE_DIR}/*)
+  message(STATUS "no git checkout: the names at the root are not checked")
 endif()
 foreach(f IN LISTS at_root)
   if(NOT f MATCHES "${ROOT}")

@@ -28,13 +28,14 @@ enum { L = 4, N = 50, G = 70, T = N + G, H = 4, HKV = 2, DK = 8, DV = 12, DM = 2
 /* One model run, made up: layer 0 full f32, 1 without attention, 2 sliding with soft cap
  * and learned sinks in bf16, 3 full f16. All arrays are [token][head][dim]. */
 typedef struct run {
-    float    q[L][T][H][DK], k[L][T][HKV][DK], v[L][T][HKV][DV], out[L][T][H][DV], wo[L][DM][H][DV];
+    float q[L][T][H][DK], k[L][T][HKV][DK], v[L][T][HKV][DV], out[L][T][H][DV], wo[L][DM][H][DV];
     uint16_t q16[L][T][H][DK], k16[L][T][HKV][DK], v16[L][T][HKV][DV];
-    float    sinks[H], lse[L][T][H];
-    int32_t  id[T + 1];
+    float sinks[H], lse[L][T][H];
+    int32_t id[T + 1];
 } run;
 
-static const char provenance[] = "{\"engine\": \"none\", \"model_name\": \"made \\u00fcp\", \"config_json\": \"{\\\"a\\\":1}\"}";
+static const char provenance[] =
+    "{\"engine\": \"none\", \"model_name\": \"made \\u00fcp\", \"config_json\": \"{\\\"a\\\":1}\"}";
 static char last_log[512];
 
 static void keep_log(int level, const char *msg, void *user)
@@ -59,7 +60,7 @@ static float rounded(int layer, float x, uint16_t *bits)
 
 static kvt_layer_info layer_info(int layer)
 {
-    kvt_layer_info l = { .n_heads = H, .n_kv_heads = HKV, .d_k = DK, .d_v = DV, .scale = 0.9 };
+    kvt_layer_info l = {.n_heads = H, .n_kv_heads = HKV, .d_k = DK, .d_v = DV, .scale = 0.9};
     if (layer == 2) l.attn = KVT_ATTN_SLIDING, l.window = SLIDE, l.softcap = 2.5, l.has_sinks = 1;
     return l;
 }
@@ -115,29 +116,56 @@ static run *make_run(void)
 
 static kvcap_view view3(const void *data, int dtype, int64_t n, int64_t heads, int64_t width)
 {
-    return (kvcap_view){ .data = data, .dtype = dtype, .device_type = KVCAP_CPU, .ndim = 3, .shape = { n, heads, width },
-                         .stride = { heads * width, width, 1 } };
+    return (kvcap_view){.data = data,
+                        .dtype = dtype,
+                        .device_type = KVCAP_CPU,
+                        .ndim = 3,
+                        .shape = {n, heads, width},
+                        .stride = {heads * width, width, 1}};
 }
 
 static kvcap_params params(const char *path)
 {
-    return (kvcap_params){ .struct_size = sizeof(kvcap_params), .abi = KVCAP_ABI, .path = path,
-                           .provenance_json = provenance, .n_layers = L, .model_dim = DM, .vocab_size = 97,
-                           .window = W, .max_tokens = T + 5, .flags = KVCAP_STORE_V | KVCAP_STORE_TEXT,
-                           .stat_flags = KVCAP_STAT_SUM | KVCAP_STAT_SUMSQ | KVCAP_STAT_MAX, .log = keep_log };
+    return (kvcap_params){.struct_size = sizeof(kvcap_params),
+                          .abi = KVCAP_ABI,
+                          .path = path,
+                          .provenance_json = provenance,
+                          .n_layers = L,
+                          .model_dim = DM,
+                          .vocab_size = 97,
+                          .window = W,
+                          .max_tokens = T + 5,
+                          .flags = KVCAP_STORE_V | KVCAP_STORE_TEXT,
+                          .stat_flags = KVCAP_STAT_SUM | KVCAP_STAT_SUMSQ | KVCAP_STAT_MAX,
+                          .log = keep_log};
 }
 
-static const double inv_freq[DK / 2] = { 1.0, 0.1, 0.01, 0.001 };
-static const int64_t segment_start[1] = { 0 };
+static const double inv_freq[DK / 2] = {1.0, 0.1, 0.01, 0.001};
+static const int64_t segment_start[1] = {0};
 
 static kvcap_layer layer_of(const run *r, int l)
 {
-    static const kvcap_rope rope = { .struct_size = sizeof rope, .pairing = KVCAP_ROPE_HALF, .rotary_dim = DK,
-                                     .attention_scaling = 1.0, .table_dtype = KVCAP_BF16, .angle_dtype = KVCAP_F32,
-                                     .n_segments = 1, .inv_freq = inv_freq, .segment_start = segment_start };
+    static const kvcap_rope rope = {.struct_size = sizeof rope,
+                                    .pairing = KVCAP_ROPE_HALF,
+                                    .rotary_dim = DK,
+                                    .attention_scaling = 1.0,
+                                    .table_dtype = KVCAP_BF16,
+                                    .angle_dtype = KVCAP_F32,
+                                    .n_segments = 1,
+                                    .inv_freq = inv_freq,
+                                    .segment_start = segment_start};
     const kvt_layer_info info = layer_info(l);
-    kvcap_layer y = { .struct_size = sizeof y, .layer = (uint32_t)l, .n_heads = H, .n_kv_heads = HKV, .d_k = DK, .d_v = DV,
-                      .kv_layer = l, .scale = info.scale, .softcap = info.softcap, .window = -1, .rope = &rope };
+    kvcap_layer y = {.struct_size = sizeof y,
+                     .layer = (uint32_t)l,
+                     .n_heads = H,
+                     .n_kv_heads = HKV,
+                     .d_k = DK,
+                     .d_v = DV,
+                     .kv_layer = l,
+                     .scale = info.scale,
+                     .softcap = info.softcap,
+                     .window = -1,
+                     .rope = &rope};
     if (l == 1) y.attn_type = KVCAP_ATTN_NONE;
     if (l == 2) y.attn_type = KVCAP_ATTN_SLIDING, y.window = SLIDE, y.sinks = r->sinks;
     return y;
@@ -172,8 +200,11 @@ static kvcap_attn_call call_of(const run *r, int l, int t0, int n, int whole)
     const int first = !whole ? t0 : l == 2 && t0 > SLIDE ? t0 - SLIDE + 1 : 0;
     const void *k = l == 0 ? (const void *)r->k[l][first] : (const void *)r->k16[l][first];
     const void *v = l == 0 ? (const void *)r->v[l][first] : (const void *)r->v16[l][first];
-    kvcap_attn_call c = { .struct_size = sizeof c, .layer = (uint32_t)l, .token0 = t0,
-                          .q = view3(q, dtype, n, H, DK), .out = view3(r->out[l][t0], KVCAP_F32, n, H, DV) };
+    kvcap_attn_call c = {.struct_size = sizeof c,
+                         .layer = (uint32_t)l,
+                         .token0 = t0,
+                         .q = view3(q, dtype, n, H, DK),
+                         .out = view3(r->out[l][t0], KVCAP_F32, n, H, DV)};
 
     if (whole) {
         c.key0 = first;
@@ -202,7 +233,7 @@ static void drive(kvcap *cap, const run *r, int chunk, int whole)
         cr_assert(eq(int, kvcap_token(cap, r->id[t], NULL, NULL, 0, NAN), KVCAP_OK), "%s", last_log);
         step(cap, r, t, 1, whole);
     }
-    cr_assert(eq(int, kvcap_token(cap, r->id[T], NULL, NULL, 0, NAN), KVCAP_OK));   /* never enters the cache */
+    cr_assert(eq(int, kvcap_token(cap, r->id[T], NULL, NULL, 0, NAN), KVCAP_OK)); /* never enters the cache */
 }
 
 static char *capture(const run *r, const char *path, int chunk, int whole, char content_id[65])
@@ -225,14 +256,15 @@ static float *read_all(kvt_source *src, kvt_tensor tensor, int layer, int head, 
 {
     float *x = malloc((size_t)rows * (size_t)width * sizeof *x);
     kvt_err err;
-    cr_assert(kvt_source_read(src, tensor, (uint32_t)layer, (uint32_t)head, 0, (uint32_t)rows, x, &err) == KVT_OK, "%s", err.text);
+    cr_assert(kvt_source_read(src, tensor, (uint32_t)layer, (uint32_t)head, 0, (uint32_t)rows, x, &err) == KVT_OK, "%s",
+              err.text);
     return x;
 }
 
 static void near(double got, double want, double rel, const char *what, int layer, int head, int at)
 {
-    cr_assert(fabs(got - want) <= rel * fabs(want) + 1e-12, "%s: layer %d head %d at %d: %.9g, expected %.9g", what, layer,
-              head, at, got, want);
+    cr_assert(fabs(got - want) <= rel * fabs(want) + 1e-12, "%s: layer %d head %d at %d: %.9g, expected %.9g", what,
+              layer, head, at, got, want);
 }
 
 /* Goal: operands arrive bit for bit, lse, nu and column statistics equal sums written out.
@@ -248,12 +280,15 @@ Test(kvcap, the_file_holds_what_was_handed_over)
     capture(r, path, 16, 1, id);
     cr_assert(strstr(last_log, "acceptance test passed") != NULL, "%s", last_log);
     cr_assert(kvt_source_open(&src, path, 0, &err) == KVT_OK, "%s", err.text);
-    cr_assert(src.info->n_prompt == N && src.info->n_decode == G && src.info->window == W && src.info->question_start == 40);
+    cr_assert(src.info->n_prompt == N && src.info->n_decode == G && src.info->window == W &&
+              src.info->question_start == 40);
     cr_assert(memcmp(src.info->token_id, r->id, T * sizeof(int32_t)) == 0);
     cr_assert(src.info->n_samples >= 3 * 8, "%u samples", src.info->n_samples);
     cr_assert(src.info->verify_max_err <= 1e-5, "max_err %g", src.info->verify_max_err);
-    cr_assert(src.info->layer[1].attn == KVT_ATTN_NONE && src.info->layer[2].window == SLIDE && src.info->layer[2].has_sinks);
-    cr_assert(src.info->layer[0].k_type == KVT_F32 && src.info->layer[2].q_type == KVT_BF16 && src.info->layer[3].v_type == KVT_F16);
+    cr_assert(src.info->layer[1].attn == KVT_ATTN_NONE && src.info->layer[2].window == SLIDE &&
+              src.info->layer[2].has_sinks);
+    cr_assert(src.info->layer[0].k_type == KVT_F32 && src.info->layer[2].q_type == KVT_BF16 &&
+              src.info->layer[3].v_type == KVT_F16);
     cr_assert(strcmp(src.info->layer[3].rope_table_type, "bf16") == 0 && src.info->layer[3].rope_inv_freq[2] == 0.01);
     for (int l = 0; l < L; l++)
         for (int h = 0; h < H && l != 1; h++) {
@@ -262,8 +297,9 @@ Test(kvcap, the_file_holds_what_was_handed_over)
             float *q = read_all(&src, KVT_T_Q, l, h, W + G, DK), *k = read_all(&src, KVT_T_K, l, g, T, DK);
             float *v = read_all(&src, KVT_T_V, l, g, T, DV), *lse = read_all(&src, KVT_T_LSE, l, h, W + G, 1);
             float *nu = read_all(&src, KVT_T_NU, l, h, T, 1), *sum = read_all(&src, KVT_T_STAT_SUM, l, h, N, 1);
-            float *sumsq = read_all(&src, KVT_T_STAT_SUMSQ, l, h, N, 1), *max = read_all(&src, KVT_T_STAT_MAX, l, h, N, 1);
-            double want_sum[N] = { 0 }, want_sq[N] = { 0 }, want_max[N] = { 0 }, prob[N];
+            float *sumsq = read_all(&src, KVT_T_STAT_SUMSQ, l, h, N, 1),
+                  *max = read_all(&src, KVT_T_STAT_MAX, l, h, N, 1);
+            double want_sum[N] = {0}, want_sq[N] = {0}, want_max[N] = {0}, prob[N];
 
             for (int t = 0; t < T; t++) {
                 cr_assert(memcmp(k + t * DK, r->k[l][t][g], sizeof r->k[l][t][g]) == 0);
@@ -278,7 +314,8 @@ Test(kvcap, the_file_holds_what_was_handed_over)
             }
             for (int i = 0; i < W + G; i++) {
                 cr_assert(memcmp(q + i * DK, r->q[l][N - W + i][h], sizeof r->q[l][0][h]) == 0);
-                cr_assert(fabs((double)lse[i] - r->lse[l][N - W + i][h]) < 2e-6, "lse layer %d head %d row %d", l, h, i);
+                cr_assert(fabs((double)lse[i] - r->lse[l][N - W + i][h]) < 2e-6, "lse layer %d head %d row %d", l, h,
+                          i);
             }
             for (int p = 0; p < N; p++) {
                 (void)kvt_ref_row(&info, (uint32_t)p, r->q[l][p][h], k, r->sinks[h], NULL, prob);
@@ -303,7 +340,7 @@ Test(kvcap, the_file_holds_what_was_handed_over)
  * which cover every dataset. */
 Test(kvcap, pieces_of_any_size_give_the_same_file)
 {
-    static const int chunk[] = { N, 1, 7, 17, 49 };
+    static const int chunk[] = {N, 1, 7, 17, 49};
     run *r = make_run();
     char want[65], got[65];
 
@@ -330,9 +367,12 @@ Test(kvcap, the_flat_call_is_the_same_call)
         for (int l = 0; l < L; l++) {
             const kvcap_attn_call c = call_of(r, l, t, n, 1);
             if (l == 1) continue;
-            cr_assert(eq(int, kvcap_attn_flat(cap, l, -1, c.q.dtype, KVCAP_CPU, 0, c.q.data, c.k_all.data, c.v_all.data, NULL,
-                                              n, c.k_all.shape[0], c.key0, c.q.stride, c.k_all.stride, c.v_all.stride,
-                                              NULL, NULL), KVCAP_OK), "%s", last_log);
+            cr_assert(
+                eq(int,
+                   kvcap_attn_flat(cap, l, -1, c.q.dtype, KVCAP_CPU, 0, c.q.data, c.k_all.data, c.v_all.data, NULL, n,
+                                   c.k_all.shape[0], c.key0, c.q.stride, c.k_all.stride, c.v_all.stride, NULL, NULL),
+                   KVCAP_OK),
+                "%s", last_log);
         }
     }
     cr_assert(eq(int, kvcap_close(&cap), KVCAP_OK));
@@ -357,8 +397,12 @@ Test(kvcap, the_engines_lse_is_kept)
         kvcap_attn_call c = call_of(r, l, 0, N, 0);
         if (l == 1) continue;
         for (int t = 0; t < N; t++) r->lse[l][t][2] += 0.25f;
-        c.lse = (kvcap_view){ .data = r->lse[l], .dtype = KVCAP_F32, .device_type = KVCAP_CPU, .ndim = 2, .shape = { N, H },
-                              .stride = { H, 1 } };
+        c.lse = (kvcap_view){.data = r->lse[l],
+                             .dtype = KVCAP_F32,
+                             .device_type = KVCAP_CPU,
+                             .ndim = 2,
+                             .shape = {N, H},
+                             .stride = {H, 1}};
         cr_assert(eq(int, kvcap_attn(cap, &c, NULL), KVCAP_OK), "%s", last_log);
     }
     cr_assert(eq(int, kvcap_close(&cap), KVCAP_OK));
@@ -403,7 +447,8 @@ Test(kvcap, text_and_spans_end_where_the_trace_ends)
     cr_assert(kvt_source_open(&src, "kvcap_text.h5", 0, &err) == KVT_OK, "%s", err.text);
     cr_assert(src.info->text_offset[1] == 2 && src.info->text_offset[3] == 2 && src.info->text_offset[T] == 4);
     cr_assert(memcmp(src.info->text, "abc\xc3", 4) == 0);
-    cr_assert(src.info->n_spans == 4 && src.info->span_kind[0] == 2 && src.info->span_kind[1] == 1 && src.info->span_kind[2] == 8);
+    cr_assert(src.info->n_spans == 4 && src.info->span_kind[0] == 2 && src.info->span_kind[1] == 1 &&
+              src.info->span_kind[2] == 8);
     cr_assert(src.info->span_end[3] == T);
     kvt_source_close(&src);
     free(r);
@@ -413,7 +458,8 @@ static void refused(kvcap *cap, int got, int want, const char *word)
 {
     char text[480] = "";
     const int sticky = kvcap_error(cap, text, sizeof text);
-    cr_assert(got == want && sticky == want && strstr(text, word), "status %d (expected %d): %s (expected '%s')", got, want, text, word);
+    cr_assert(got == want && sticky == want && strstr(text, word), "status %d (expected %d): %s (expected '%s')", got,
+              want, text, word);
     cr_assert(eq(int, kvcap_token(cap, 1, NULL, NULL, 0, NAN), want), "errors are sticky");
     cr_assert(eq(int, kvcap_close(&cap), want));
     cr_assert(access("kvcap_refused.h5", F_OK) != 0);
@@ -494,7 +540,7 @@ Test(kvcap, views_that_this_build_cannot_take_are_refused)
     refused(cap, kvcap_attn(cap, &c, NULL), KVCAP_ESHAPE, "visible keys");
     cap = begin(r, &p);
     step(cap, r, 0, 20, 0);
-    c = call_of(r, 0, 20, 16, 1);                       /* a full layer whose cache lost its first tokens */
+    c = call_of(r, 0, 20, 16, 1); /* a full layer whose cache lost its first tokens */
     c.k_all.shape[0] -= 2, c.v_all.shape[0] -= 2, c.key0 = 2;
     refused(cap, kvcap_attn(cap, &c, NULL), KVCAP_ESHAPE, "bounded");
     cap = begin(r, &p);
@@ -523,8 +569,8 @@ Test(kvcap, open_refuses_what_it_does_not_know)
     kvcap_params p = params("kvcap_refused.h5");
     struct {
         kvcap_params p;
-        uint64_t     more;
-    } longer = { p, 0 };
+        uint64_t more;
+    } longer = {p, 0};
     kvcap *cap = NULL;
 
     longer.p.struct_size = sizeof longer;
@@ -533,7 +579,7 @@ Test(kvcap, open_refuses_what_it_does_not_know)
     cr_assert(cap == NULL && access("kvcap_refused.h5.part", F_OK) == 0);
     longer.more = 1;
     cr_assert(eq(int, kvcap_open(&cap, &longer.p), KVCAP_EABI));
-    p.struct_size = offsetof(kvcap_params, log);        /* an older caller */
+    p.struct_size = offsetof(kvcap_params, log); /* an older caller */
     cr_assert(eq(int, kvcap_open(&cap, &p), KVCAP_OK));
     kvcap_abort(&cap);
 
@@ -559,11 +605,24 @@ Test(kvcap, open_refuses_what_it_does_not_know)
 
 Test(kvcap, provenance_is_a_flat_object_of_strings)
 {
-    static const char *const bad[] = { "", "[]", "{", "{\"engine\":1}", "{\"engine\":\"x\"", "{\"engine\":\"x\"} x",
-                                       "{\"a\":\"x\"}", "{\"engine\":\"x\",\"engine\":\"y\"}", "{\"engine\":\"\\u12\"}",
-                                       "{\"engine\":\"\\ud800\"}", "{\"engine\":\"\\udc00\"}", "{\"engine\":\"\\u0000\"}",
-                                       "{\"engine\":\"\\q\"}", "{\"engine\":\"a\nb\"}", "{\"Bad name\":\"x\"}", "{\"engine\":\"x\",}",
-                                       "{\"engine\":\"\\", "{\"engine\":\"\\\"}" };
+    static const char *const bad[] = {"",
+                                      "[]",
+                                      "{",
+                                      "{\"engine\":1}",
+                                      "{\"engine\":\"x\"",
+                                      "{\"engine\":\"x\"} x",
+                                      "{\"a\":\"x\"}",
+                                      "{\"engine\":\"x\",\"engine\":\"y\"}",
+                                      "{\"engine\":\"\\u12\"}",
+                                      "{\"engine\":\"\\ud800\"}",
+                                      "{\"engine\":\"\\udc00\"}",
+                                      "{\"engine\":\"\\u0000\"}",
+                                      "{\"engine\":\"\\q\"}",
+                                      "{\"engine\":\"a\nb\"}",
+                                      "{\"Bad name\":\"x\"}",
+                                      "{\"engine\":\"x\",}",
+                                      "{\"engine\":\"\\",
+                                      "{\"engine\":\"\\\"}"};
     kvcap_params p = params("kvcap_refused.h5");
     kvcap *cap = NULL;
 
@@ -600,8 +659,11 @@ Test(kvcap, masks_must_equal_causal_visibility)
                     }
                 if (bad && l == 3) seen[20 * N + 4] = 0, add[20 * N + 4] = -1.0f;
                 c.mask_kind = kind;
-                c.mask = (kvcap_view){ .data = kind == KVCAP_MASK_BOOL ? (const void *)seen : (const void *)add,
-                                       .device_type = KVCAP_CPU, .ndim = 2, .shape = { N, N }, .stride = { N, 1 } };
+                c.mask = (kvcap_view){.data = kind == KVCAP_MASK_BOOL ? (const void *)seen : (const void *)add,
+                                      .device_type = KVCAP_CPU,
+                                      .ndim = 2,
+                                      .shape = {N, N},
+                                      .stride = {N, 1}};
                 rc = kvcap_attn(cap, &c, NULL);
                 if (!bad || l != 3) {
                     cr_assert(eq(int, rc, KVCAP_OK), "%s", last_log);
@@ -620,7 +682,7 @@ Test(kvcap, non_finite_operands_are_listed_or_refused)
     run *r = make_run();
     kvcap_params p = params("kvcap_nan.h5");
     kvcap *cap = begin(r, &p);
-    kvcap_counters n = { .struct_size = sizeof n };
+    kvcap_counters n = {.struct_size = sizeof n};
     kvcap_attn_call c;
 
     r->v[0][N + 3][1][5] = INFINITY;
@@ -676,7 +738,7 @@ Test(kvcap, a_killed_run_leaves_no_file)
     if (pid == 0) {
         kvcap *cap = begin(r, &p);
         drive(cap, r, 16, 0);
-        _exit(7);                                       /* neither closed nor aborted */
+        _exit(7); /* neither closed nor aborted */
     }
     cr_assert(pid > 0 && waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 7);
     cr_assert(access("kvcap_killed.h5", F_OK) != 0 && access("kvcap_killed.h5.part", F_OK) == 0);

@@ -383,6 +383,7 @@ Test(store_faults, a_live_process_keeps_its_running_cells)
         int todo = 0;
         if (sink.ops->claim(sink.self, &c, &todo, &err) != KVT_OK || !todo) _exit(1);
         if (write(ready[1], "x", 1) != 1) _exit(2);
+        alarm(60);                                /* if the test fails nobody kills it */
         for (;;) pause();
     }
     close(ready[1]);
