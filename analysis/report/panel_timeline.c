@@ -227,7 +227,7 @@ static void lane_draw(h_page *h, const head_series *s, const kvt__rows *v, doubl
                         .y_lo = 0,
                         .y_hi = 1};
     const double px = svg_x(&a, (double)s->peak), py = svg_y(&a, s->lost[s->peak]);
-    char id[48], what[96], shows[96], number[16];
+    char id[64], what[96], shows[128], number[16];
     snprintf(id, sizeof id, "svg-lane%s-%zu", suffix, index);
     snprintf(what, sizeof what, "Loss per decode step of layer %lld, head %lld", (long long)s->layer,
              (long long)s->head);

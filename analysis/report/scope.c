@@ -30,10 +30,17 @@ static kvt_status scope_candidates(kvt__rows *out, sqlite3 *db, int64_t model_id
         (long long)model_id, split);
 }
 
-static int scope_matches(const kvt__rows *c, size_t i, const kvt_report_opts *opts)
+/* A label names one configuration; an id all of that policy, unless it is a label too. */
+static int scope_is_label(const kvt__rows *c, const kvt_report_opts *opts)
 {
-    if (opts->policy && strcmp(opts->policy, kvt__str(c, i, COL_LABEL)) != 0 &&
-        strcmp(opts->policy, kvt__str(c, i, COL_NAME)) != 0) return 0;
+    for (size_t i = 0; opts->policy && i < c->n_row; i++)
+        if (strcmp(opts->policy, kvt__str(c, i, COL_LABEL)) == 0) return 1;
+    return 0;
+}
+
+static int scope_matches(const kvt__rows *c, size_t i, const kvt_report_opts *opts, int is_label)
+{
+    if (opts->policy && strcmp(opts->policy, kvt__str(c, i, is_label ? COL_LABEL : COL_NAME)) != 0) return 0;
     if (opts->budget && strcmp(opts->budget, kvt__str(c, i, COL_BUDGET_LABEL)) != 0) {
         char *end;
         const double wanted = strtod(opts->budget, &end);
@@ -46,10 +53,11 @@ static int scope_matches(const kvt__rows *c, size_t i, const kvt_report_opts *op
  * nearest to 0.2, the smallest CVaR95. SIZE_MAX: nothing matches. */
 static size_t scope_pick(const kvt__rows *c, const kvt_report_opts *opts)
 {
+    const int is_label = scope_is_label(c, opts);
     size_t best = SIZE_MAX;
     for (size_t i = 0; i < c->n_row; i++) {
         double far_i, far_best;
-        if (!scope_matches(c, i, opts)) continue;
+        if (!scope_matches(c, i, opts, is_label)) continue;
         if (best == SIZE_MAX) {
             best = i;
             continue;
