@@ -141,6 +141,24 @@ static kvt_status replay_parse(replay_job *job, kvt_err *err)
     return KVT_OK;
 }
 
+/* Layers without full attention are held whole: they enter no budget and no metric. */
+static void replay_name_whole_layers(const kvt_source *src)
+{
+    int any = 0;
+
+    for (uint32_t l = 0; l < src->info->n_layers; l++) {
+        const char *type = kvt_attn_name(src->info->layer[l].attn);
+        if (src->info->layer[l].attn == KVT_ATTN_FULL)
+            continue;
+        if (any++)
+            fprintf(stderr, ", %u (%s)", l, type);
+        else
+            fprintf(stderr, "kvtrace: %s: held whole, in no budget and no metric: layer %u (%s)", src->path, l, type);
+    }
+    if (any)
+        fputc('\n', stderr);
+}
+
 /* Open every trace. The first bad one ends it unless --keep-going. */
 static kvt_status replay_open_all(replay_job *job, int *exit_code, kvt_err *err)
 {
@@ -156,8 +174,11 @@ static kvt_status replay_open_all(replay_job *job, int *exit_code, kvt_err *err)
         kvt_guard_end();
         if (st == KVT_OK)
             st = kvt_plan_check_trace(&job->source[i], &why);
-        if (st == KVT_OK)
+        if (st == KVT_OK) {
+            if (job->show_progress)
+                replay_name_whole_layers(&job->source[i]);
             continue;
+        }
         if (st == KVT_ENOMEM) {
             *err = why;
             return st;
