@@ -20,6 +20,11 @@ extern "C" {
 
 #define KVT_TILE 16u
 
+/* An element as a mass: the nearest multiple of 2^-40 (between 2^12 and 2^13 that is the
+ * spacing of doubles). Sums of up to 2^12 of mass are then exact, so a mass does not depend
+ * on the order or the grouping of its terms: not on which other budgets are in a run. */
+static inline double kvt_mass(float x) { return ((double)x + 6144.0) - 6144.0; }
+
 typedef struct kvt_rows_args {
     const double *qt;       /* [d][16] queries, channel-major; unused lanes 0          */
     const float  *k;        /* [n_keys][d]                                             */
@@ -39,8 +44,8 @@ typedef struct kvt_kernels {
     /* z[j * 16 + lane] = the logit itself, in double (for a row's own log-sum-exp); lse,
      * n_visible and tile are not used. */
     void      (*logits)(const kvt_rows_args *a, double *z);
-    /* mass[class][16] += tile[j][16] for every key j, class = cls[j]; keys in order, in
-     * double. mass is not zeroed here. */
+    /* mass[class][16] += kvt_mass(tile[j][16]) for every key j, class = cls[j]. mass is not
+     * zeroed here. */
     void      (*class_mass)(const float *tile, uint32_t n_keys, const uint16_t *cls, double *mass);
 } kvt_kernels;
 

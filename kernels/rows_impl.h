@@ -146,7 +146,7 @@ static void class_mass(const float *tile, uint32_t n_keys, const uint16_t *cls, 
     for (uint32_t j = 0; j < n_keys; j++) {
         const float *a = tile + (size_t)j * LANES;
         double *restrict m = mass + (size_t)cls[j] * LANES;
-        for (uint32_t l = 0; l < LANES; l++) m[l] += (double)a[l];
+        for (uint32_t l = 0; l < LANES; l++) m[l] += kvt_mass(a[l]);
     }
 }
 

@@ -40,7 +40,7 @@ enum {                              /* .caps                                    
     KVT_POLICY_ONESHOT = 1u << 0,   /* has score(); the prompt competes               */
     KVT_POLICY_ONLINE  = 1u << 1,   /* has worth(); prompt and generated compete      */
     KVT_POLICY_ORACLE  = 1u << 2,   /* reads the future; reports set it apart         */
-    KVT_POLICY_RANDOM  = 1u << 3,   /* draws from job->seed; replicated over seeds    */
+    KVT_POLICY_RANDOM  = 1u << 3,   /* draws from job->key; replicated over seeds     */
     KVT_POLICY_BOUND   = 1u << 4,   /* no kept set: the engine computes it (oracle_step) */
     KVT_POLICY_BASELINE = 1u << 5   /* always added to a replay                       */
 };

@@ -40,7 +40,12 @@ static double defensivekv_limit(const kvt_job *job)
 
     if (job->rule == KVT_RULE_REFERENCE)
         return trunc(defensivekv_prefix(job) * (1 - cr) - job->param[P_WINDOW]);
-    return rint(defensivekv_prefix(job) * job->share - job->param[P_WINDOW]);
+    {
+        /* Nearest, halves to even. A budget is a decimal, so what lies within 1e-9 of a half
+         * in double is a half. */
+        const double x = defensivekv_prefix(job) * job->share - job->param[P_WINDOW], down = floor(x);
+        return fabs(x - down - 0.5) < 1e-9 ? (fmod(down, 2) == 0 ? down : down + 1) : rint(x);
+    }
 }
 
 static void defensivekv_setup(const kvt_job *job, kvt_setup *out)

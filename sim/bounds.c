@@ -77,7 +77,7 @@ static void bounds_oracle_row(uint32_t *bits, uint32_t n, uint32_t *tmp, const u
         for (; done < end; done++) {
             float x;
             memcpy(&x, &bits[done], sizeof x);
-            sum += (double)x;
+            sum += kvt_mass(x);
         }
         out[i * stride] = kvt_q31(sum);
     }
@@ -118,14 +118,14 @@ static void bounds_split_oracle(run *r, uint32_t head, uint32_t t, const float *
         for (uint32_t k = 0; k + keep < r->N; k++) {
             float x;
             memcpy(&x, &sorted[k], sizeof x);
-            lost += (double)x;
+            lost += kvt_mass(x);
         }
         for (uint32_t s = 0; s < n_sink; s++) {
             uint32_t before = bounds_above(sorted, r->N, sink[s]);
             for (uint32_t q = 0; q < s; q++)
                 before += sink[q] == sink[s];
             if (before >= keep)
-                part[PART_SINK] += (double)tile[(size_t)s * KVT_TILE + lane];
+                part[PART_SINK] += kvt_mass(tile[(size_t)s * KVT_TILE + lane]);
         }
         part[PART_LATE] = lost > part[PART_SINK] ? lost - part[PART_SINK] : 0;
     }
@@ -222,7 +222,7 @@ static kvt_status bounds_fixed(run *r, uint32_t head, uint32_t thread, int all, 
         if (all)                                 /* the diagonal: only what came before the step */
             for (uint32_t i = 1; i < n; i++)
                 for (uint32_t j = r->N + t0; j < r->N + t0 + i; j++)
-                    mass[(size_t)cls[j] * KVT_TILE + i] += (double)tile[(size_t)j * KVT_TILE + i];
+                    mass[(size_t)cls[j] * KVT_TILE + i] += kvt_mass(tile[(size_t)j * KVT_TILE + i]);
         for (uint32_t i = 0; i < n; i++) {
             double lost = 0;
             for (uint32_t k = n_count; k-- > 0;) {
@@ -257,6 +257,9 @@ kvt_status kvt__bounds(run *r, kvt_err *err)
             return kvt_fail(err, KVT_ENOMEM, "out of memory");
     KVT_TRY(bounds_counts(r, 0, &L->b_prompt, &L->n_b_prompt, err));
     KVT_TRY(bounds_counts(r, 1, &L->b_all, &L->n_b_all, err));
+    if (L->n_b_prompt > UINT16_MAX || L->n_b_all > UINT16_MAX)
+        return kvt_fail(err, KVT_ERANGE, "%s: layer %u: caches hold more than 65,535 distinct counts; use fewer policies or budgets",
+                        r->src->path, L->layer);
     L->col = calloc((size_t)L->H * r->T, sizeof *L->col);
     L->oracle_prompt = calloc(HG * L->n_b_prompt + 1, sizeof(uint32_t));
     L->fixed_prompt = calloc(HG * L->n_b_prompt + 1, sizeof(uint32_t));

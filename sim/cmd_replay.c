@@ -38,7 +38,7 @@ typedef struct replay_job {
     const kvt_args *args;
     kvt_config    **config;         /* owned                                           */
     char          **spec;           /* as typed, owned                                 */
-    uint32_t        n_config;
+    uint32_t        n_config, n_asked;   /* n_asked: of these, what the user asked for     */
     kvt_budget     *budget;
     const char    **budget_text;
     uint32_t        n_budget;
@@ -122,6 +122,7 @@ static kvt_status replay_parse(replay_job *job, kvt_err *err)
         KVT_TRY(replay_add_config(job, kvt_arg_item(job->args, "policy", i), err));
     if (kvt_arg_count(job->args, "policy") == 0)
         KVT_TRY(replay_add_all(job, err));
+    job->n_asked = job->n_config;
     for (size_t i = 0; i < kvt_policy_count(); i++)
         if (kvt_policy_at(i)->caps & KVT_POLICY_BASELINE)
             KVT_TRY(replay_add_config(job, kvt_policy_at(i)->id, err));
@@ -174,6 +175,8 @@ static kvt_status replay_open_all(replay_job *job, int *exit_code, kvt_err *err)
         kvt_guard_end();
         if (st == KVT_OK)
             st = kvt_plan_check_trace(&job->source[i], &why);
+        if (st == KVT_OK && kvt_arg_flag(job->args, "output-error"))
+            st = kvt_plan_check_values(&job->source[i], &why);
         if (st == KVT_OK) {
             if (job->show_progress)
                 replay_name_whole_layers(&job->source[i]);
@@ -198,24 +201,18 @@ static kvt_status replay_open_all(replay_job *job, int *exit_code, kvt_err *err)
  * set the exit code. */
 static void replay_check_plan(const replay_job *job, int *exit_code)
 {
-    const uint32_t asked = kvt_arg_count(job->args, "policy");
     uint32_t n_ok = 0;
-    kvt_status worst = KVT_OK;
 
     for (uint32_t i = 0; i < job->n_traces; i++)
-        for (uint32_t c = 0; job->source[i].ops && c < job->n_config; c++)
-            for (uint32_t b = 0; b < job->n_budget; b++) {
-                kvt_err why;
-                const kvt_status st = kvt_plan_check(job->source[i].info, job->config[c], &job->budget[b], &why);
-                if (st == KVT_OK) {
-                    n_ok += asked == 0 || c < asked;
-                } else if (st != KVT_OK) {
-                    worst = st;
-                    fprintf(stderr, "kvtrace: %s: skipped at %s: %s\n", job->source[i].path, job->budget[b].info.label, why.text);
-                }
-            }
+        for (uint32_t c = 0; job->source[i].ops && c < job->n_config; c++) {
+            kvt_err why;
+            if (kvt_plan_check(job->source[i].info, job->config[c], &why) == KVT_OK)
+                n_ok += c < job->n_asked;
+            else
+                fprintf(stderr, "kvtrace: %s: skipped: %s\n", job->source[i].path, why.text);
+        }
     if (n_ok == 0 && *exit_code == KVT_EXIT_OK)
-        *exit_code = worst == KVT_EARG ? KVT_EXIT_USAGE : KVT_EXIT_INPUT;
+        *exit_code = KVT_EXIT_INPUT;             /* it is the trace that lacks something */
 }
 
 /* --------------------------------------------------------------- kept sets */
@@ -331,7 +328,13 @@ static void replay_config_hash(const replay_job *job, char out[65])
     kvt_sha256_hex(digest, out);
 }
 
-static kvt_status replay_traces(replay_job *job, kvt_store *store, const kvt_kernels *kern, kvt_err *err)
+/* Is it the trace that cannot be replayed, so that --keep-going may go on? */
+static int replay_is_bad_trace(kvt_status st)
+{
+    return st == KVT_ECHECK || st == KVT_ENEED || st == KVT_EFORMAT || st == KVT_ENOTSUP || st == KVT_ERANGE;
+}
+
+static kvt_status replay_traces(replay_job *job, kvt_store *store, const kvt_kernels *kern, int *exit_code, kvt_err *err)
 {
     const kvt_replay_opts opts = {
         .config = (const kvt_config *const *)job->config, .n_config = job->n_config,
@@ -345,9 +348,20 @@ static kvt_status replay_traces(replay_job *job, kvt_store *store, const kvt_ker
     };
 
     job->started = job->last_line = time(NULL);
-    for (job->trace_at = 0; job->trace_at < job->n_traces; job->trace_at++)
+    for (job->trace_at = 0; job->trace_at < job->n_traces; job->trace_at++) {
+        kvt_err why = { KVT_OK, "" };
+        kvt_status st = KVT_OK;
         if (job->source[job->trace_at].ops)
-            KVT_TRY(kvt_replay(&job->source[job->trace_at], &opts, kvt_store_sink(store), err));
+            st = kvt_replay(&job->source[job->trace_at], &opts, kvt_store_sink(store), &why);
+        if (st < 0 && kvt_arg_flag(job->args, "keep-going") && replay_is_bad_trace(st)) {
+            fprintf(stderr, "kvtrace: %s\n", why.text);
+            *exit_code = KVT_EXIT_INPUT;
+        } else if (st < 0) {
+            if (err)
+                *err = why;
+            return st;
+        }
+    }
     return KVT_OK;
 }
 
@@ -383,7 +397,7 @@ static kvt_status replay_into(replay_job *job, const char *path, int *exit_code,
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     if (st == KVT_OK)
-        st = replay_traces(job, store, kern, err);
+        st = replay_traces(job, store, kern, exit_code, err);
     if (st == KVT_OK)
         st = replay_kept_close(job, 1, err);
     else

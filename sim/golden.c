@@ -241,7 +241,7 @@ static kvt_status golden_replay(kvt_golden_trace *t, const kvt_golden_case *c, c
         golden_judge(out, KVT_VERDICT_DIFFERENT, detail);
         return KVT_OK;
     }
-    if (kvt_plan_check(t->src.info, config, budget, &refused) < 0) {
+    if (kvt_plan_check(t->src.info, config, &refused) < 0) {
         golden_judge(out, KVT_VERDICT_DIFFERENT, refused.text);
         return KVT_OK;
     }

@@ -109,10 +109,11 @@ typedef struct kvt_replay_opts {
     void                    *progress_user;
 } kvt_replay_opts;
 
-/* Can this combination run on this trace? KVT_OK, ENEED (names the dataset and how to
- * capture it) or EARG (infeasible: the smallest budget that works). */
-kvt_status kvt_plan_check(const kvt_trace_info *info, const kvt_config *config,
-                          const kvt_budget *budget, kvt_err *err) KVT_NODISCARD;
+/* Does the trace hold what this configuration needs? KVT_OK, or ENEED: names the dataset
+ * and how to capture it. (No policy of this version makes a budget infeasible.) */
+kvt_status kvt_plan_check(const kvt_trace_info *info, const kvt_config *config, kvt_err *err) KVT_NODISCARD;
+/* ENEED: the output error needs values that the trace lacks. */
+kvt_status kvt_plan_check_values(const kvt_source *src, kvt_err *err) KVT_NODISCARD;
 /* The whole trace: complete, G > 0, at least one layer with full attention that can be
  * recomputed. */
 kvt_status kvt_plan_check_trace(const kvt_source *src, kvt_err *err) KVT_NODISCARD;

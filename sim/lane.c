@@ -83,7 +83,7 @@ static void lane_measure(const run *r, const lane *l, uint32_t head, uint32_t t,
         for (; j < l->pos[s]; j++) {
             const uint32_t kind = j < KVT_N_SINK ? PART_SINK : j >= r->N ? PART_NEW
                                 : rank[j] < held ? PART_SELECTION : PART_LATE;
-            part[kind] += (double)tile[(size_t)j * KVT_TILE + i];
+            part[kind] += kvt_mass(tile[(size_t)j * KVT_TILE + i]);
         }
 }
 
@@ -125,11 +125,13 @@ static void lane_step(const run *r, lane *l, uint32_t t, const float *const *til
     memset(l->mean, 0, l->n * sizeof *l->mean);
     for (uint32_t h = 0; h < l->n_heads; h++) {
         const float *tile = tiles[h];
+        /* a learned sink is a key that is always kept */
+        const double sink = r->L.sink_share ? r->L.sink_share[(size_t)(l->head0 + h) * r->G + t] : 0;
         double kept = 0;
         for (uint32_t s = 0; s < l->n; s++)
             kept += (double)tile[(size_t)l->pos[s] * KVT_TILE + i];
-        for (uint32_t s = 0; s < l->n && kept > 0; s++)
-            l->mean[s] += (double)tile[(size_t)l->pos[s] * KVT_TILE + i] / kept;
+        for (uint32_t s = 0; s < l->n && kept + sink > 0; s++)
+            l->mean[s] += (double)tile[(size_t)l->pos[s] * KVT_TILE + i] / (kept + sink);
         if (!c->measured)
             continue;
         lane_measure(r, l, l->head0 + h, t, tile, i);

@@ -65,6 +65,8 @@ kvt_status kvt__jobs(run *r, kvt_err *err)
             c->kept = calloc(n, 1);
         if (!c->n_held || (!c->online && !c->bound && !c->kept))
             return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for kept sets", r->src->path, r->L.layer);
+        if (c->online)
+            c->flags |= c->setup.flags | (c->setup.capacity >= r->N ? KVT_FLAG_KEPT_ALL : 0);
         for (uint32_t k = 0; k < c->job.n_caches; k++)
             c->n_held[k] = c->online ? c->setup.capacity : c->job.keep_cache < r->N ? c->job.keep_cache : r->N;
     }

@@ -32,6 +32,15 @@ kvt_status kvt_plan_check_trace(const kvt_source *src, kvt_err *err)
     return KVT_OK;
 }
 
+kvt_status kvt_plan_check_values(const kvt_source *src, kvt_err *err)
+{
+    for (uint32_t l = 0; l < src->info->n_layers; l++)
+        if (src->info->layer[l].attn == KVT_ATTN_FULL && !(src->info->layer[l].has & 1u << KVT_T_V))
+            return kvt_fail(err, KVT_ENEED, "%s: the output error needs /layers/%03u/v, which this trace lacks; capture with values",
+                            src->path, l);
+    return KVT_OK;
+}
+
 uint32_t kvt__policy_window(const kvt_config *config, uint32_t n_prompt)
 {
     kvt_job job = { .n_q_heads = 1, .n_kv_heads = 1, .n_caches = 1, .n = n_prompt, .keep_cache = 1, .keep_layer = 1, .param = config->param };
@@ -42,7 +51,7 @@ uint32_t kvt__policy_window(const kvt_config *config, uint32_t n_prompt)
     return setup.window;
 }
 
-kvt_status kvt_plan_check(const kvt_trace_info *info, const kvt_config *config, const kvt_budget *budget, kvt_err *err)
+kvt_status kvt_plan_check(const kvt_trace_info *info, const kvt_config *config, kvt_err *err)
 {
     static const struct { uint32_t need; uint32_t tensor; const char *how; } list[] = {
         { KVT_NEED_WINDOW, KVT_T_Q, "capture with a window" },
@@ -51,13 +60,14 @@ kvt_status kvt_plan_check(const kvt_trace_info *info, const kvt_config *config, 
     };
     const uint32_t window = kvt__policy_window(config, info->n_prompt);
 
-    (void)budget;
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)
         for (uint32_t l = 0; config->policy->needs & list[i].need && l < info->n_layers; l++)
             if (info->layer[l].attn == KVT_ATTN_FULL && !(info->layer[l].has & 1u << list[i].tensor))
                 return kvt_fail(err, KVT_ENEED, "%s needs /layers/%03u/%s, which this trace lacks; %s", config->info.label, l,
                                 kvt_tensor_path((kvt_tensor)list[i].tensor), list[i].how);
-    if (config->policy->needs & KVT_NEED_WINDOW && window > info->window && info->n_prompt > window)
+    /* A one-shot policy is not asked when the prompt fits its window; an online one is. */
+    if (config->policy->needs & KVT_NEED_WINDOW && window > info->window
+        && (info->n_prompt > window || config->policy->caps & KVT_POLICY_ONLINE))
         return kvt_fail(err, KVT_ENEED, "%s needs the queries of the last %u prompt tokens, this trace holds %u; capture with --window %u",
                         config->info.label, window, info->window, window);
     return KVT_OK;

@@ -60,7 +60,7 @@ static kvt_status replay_plan(run *r, kvt_err *err)
     for (uint32_t i = 0; i < o->n_config; i++)
         for (uint32_t b = 0; b < o->n_budget; b++) {
             const int random = (o->config[i]->policy->caps & KVT_POLICY_RANDOM) != 0;
-            if (kvt_plan_check(r->info, o->config[i], &o->budget[b], NULL) < 0)
+            if (kvt_plan_check(r->info, o->config[i], NULL) < 0)
                 continue;
             for (uint32_t s = 0; s < (random ? n_seeds : 1); s++)
                 KVT_TRY(replay_add_cell(r, o->config[i], &o->budget[b], random ? o->seed + s : 0, err));
@@ -240,6 +240,8 @@ kvt_status kvt_replay(kvt_source *src, const kvt_replay_opts *opts, kvt_sink sin
     kvt_status st;
 
     KVT_TRY(kvt_plan_check_trace(src, err));
+    if (opts->output_error)
+        KVT_TRY(kvt_plan_check_values(src, err));
     r.N = r.info->n_prompt, r.G = r.info->n_decode, r.T = r.info->n_tokens;
     r.n_blocks = (r.G + KVT_TILE - 1) / KVT_TILE;
     r.n_err = (r.G + KVT_ERR_EVERY - 1) / KVT_ERR_EVERY;

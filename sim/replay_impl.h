@@ -43,7 +43,6 @@ typedef struct run_cell {           /* one cell of this replay                  
     /* the layer at hand */
     kvt_job   job;
     kvt_setup setup;
-    uint32_t  b_index;              /* one-shot by KV head, see layer_run.bs           */
     uint8_t  *kept;                 /* [n_caches][n] one-shot                          */
     uint32_t *n_held;               /* [n_caches]                                      */
     float    *score;                /* [n_caches][n] or NULL: see score_of             */
@@ -56,6 +55,7 @@ typedef struct run_cell {           /* one cell of this replay                  
     /* all layers */
     uint64_t  n_tied, n_kept_all;   /* for tie_share                                   */
     uint64_t  held_sum, held_caches_kv, bytes_held;
+    double    want_sum, want_slack; /* tokens asked for, of the same KV heads; rounding */
     uint32_t  held_min, held_max;
     uint32_t  flags;
     double    wall_s;

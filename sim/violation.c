@@ -270,7 +270,7 @@ static kvt_status post_close(post_mortem *p, run_cell *c, uint32_t v_index, cons
         e->last_important = post_last(p, best, v->start_step);
         e->idle_steps = e->last_important == -2 ? -1 : (int32_t)v->start_step - e->last_important - 1;
         if (n == 0) {
-            v->foreseeable = post_foreseeable(p, best, kvt__held(r, c, p->head));
+            v->foreseeable = r->window ? post_foreseeable(p, best, kvt__held(r, c, p->head)) : -1;
             v->recurrent = e->idle_steps >= 32;
         }
         top += p->acc[best];

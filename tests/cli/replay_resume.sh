@@ -35,6 +35,13 @@ hashes isa.db | cmp -s - ref.txt || fail "--isa portable gives other results"
 "$KVTRACE" replay t.h5 -b 0.1 -o two.db -q || fail "the other budget"
 hashes two.db | cmp -s - ref.txt || fail "one budget at a time gives other results"
 
+# A cell does not depend on which other budgets are in the run, output errors included.
+"$KVTRACE" replay t.h5 -b 0.3 -o oe1.db -q --output-error || fail "output error, one budget"
+"$KVTRACE" replay t.h5 -b 0.1,0.2,0.3,0.7 -o oe4.db -q --output-error || fail "output error, four budgets"
+hashes oe1.db >oe1.txt
+hashes oe4.db >oe4.txt
+[ "$(grep -cxF -f oe1.txt oe4.txt)" -eq "$(wc -l <oe1.txt)" ] || fail "--output-error: other budgets change a cell"
+
 interrupted=0
 i=0
 while [ $i -lt 12 ]; do
