@@ -20,14 +20,19 @@ static const kvt_opt report_opts[] = {
      .letter = 'p',
      .type = KVT_OPT_TEXT,
      .value = "LABEL",
-     .help = "Policy of the heatmap, the timeline and the post-mortem; default: the one with the smallest CVaR95 of "
-             "the worst KV head."},
+     .help = "Policy of the heatmap, the timeline and the post-mortem; default: the one that is ranked first, by "
+             "CVaR95 of the worst KV head, or by the mean where CVaR95 does not tell policies apart."},
     {.name = "budget",
      .letter = 'b',
      .type = KVT_OPT_TEXT,
      .value = "LABEL",
      .help = "Budget of the same, a share of the prompt's entries (0.2) or tokens (28t); default: the share nearest to "
              "0.2."},
+    {.name = "highlight",
+     .type = KVT_OPT_LIST,
+     .value = "ID[,ID...]",
+     .help = "Policies drawn in colour in one chart and in the timeline, ids or labels, at most 8; default: the best "
+             "configuration of each of the best policies, and the policy whose place moves most with the budget."},
     {0}};
 
 /* "dir/x.db" -> "dir/x.html"; a name without a suffix gets one. */
@@ -44,11 +49,18 @@ static char *report_default_output(const char *db_path)
 
 static kvt_status report_make(const kvt_args *args, sqlite3 *db, const char *db_path, const char *path, kvt_err *err)
 {
-    const kvt_report_opts opts = {.policy = kvt_arg_text(args, "policy"), .budget = kvt_arg_text(args, "budget")};
+    const uint32_t n_highlight = kvt_arg_count(args, "highlight");
+    const char **highlight = malloc((n_highlight + 1) * sizeof *highlight);
+    const kvt_report_opts opts = {.policy = kvt_arg_text(args, "policy"), .budget = kvt_arg_text(args, "budget"),
+                                  .highlight = highlight, .n_highlight = n_highlight};
     char *html, shown[300];
     size_t n;
     kvt_err why = {0};
-    kvt_status st = kvt_report_build(&html, &n, db, &opts, &why);
+    kvt_status st;
+    if (!highlight) return kvt_fail(err, KVT_ENOMEM, "out of memory for %u names", (unsigned)n_highlight);
+    for (uint32_t i = 0; i < n_highlight; i++) highlight[i] = kvt_arg_item(args, "highlight", i);
+    st = kvt_report_build(&html, &n, db, &opts, &why);
+    free(highlight);
     if (st < 0) {                                       /* the page knows no path; people want one */
         kvt_printable_str(shown, sizeof shown, db_path);
         return kvt_fail(err, st, "%s: %.*s", shown, (int)(sizeof why.text - 1), why.text);
@@ -89,8 +101,8 @@ extern const kvt_cmd kvt_cmd_report;
 const kvt_cmd kvt_cmd_report = {
     .name = "report", .operands = "RESULTS.db", .summary = "one self-contained HTML page about a results database",
     .details =
-        "Writes one HTML file with inline SVG and without scripts: verdict, validity checks, loss against budget,\n"
-        "layer x head heatmap, step timeline with the generated text, post-mortem of the worst violations,\n"
+        "Writes one HTML file with inline SVG and without scripts: verdict, validity checks, ranking and loss against\n"
+        "budget, layer x head heatmap, step timeline with the generated text, post-mortem of the worst violations,\n"
         "decomposition, and an appendix with definitions, parameters, the SQL of every figure and provenance.\n"
         "The same database gives the same bytes.\n"
         "\n"

@@ -10,7 +10,7 @@ static void full_setup(const kvt_job *job, kvt_setup *out)
 
 extern const kvt_policy kvt_policy_full;
 const kvt_policy kvt_policy_full = {
-    .caps = KVT_POLICY_BASELINE, .version = 1,
+    .abi = KVT_POLICY_ABI, .caps = KVT_POLICY_BASELINE, .version = 1,
     .id = "full", .title = "Full cache", .cite = "",
     .setup = full_setup,
 };

@@ -9,8 +9,9 @@ static void oracle_fixed_setup(const kvt_job *job, kvt_setup *out)
     out->nested = 1;
 }
 
-static void oracle_fixed_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *score)
+static void oracle_fixed_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
 {
+    float *score = out->score;
     const uint32_t n = job->n, group = kvt_group(job);
 
     (void)ws;
@@ -25,7 +26,7 @@ static void oracle_fixed_score(const kvt_job *job, const kvt_prompt *in, kvt_ws 
 
 extern const kvt_policy kvt_policy_oracle_fixed;
 const kvt_policy kvt_policy_oracle_fixed = {
-    .caps = KVT_POLICY_ONESHOT | KVT_POLICY_ORACLE | KVT_POLICY_BASELINE,
+    .abi = KVT_POLICY_ABI, .caps = KVT_POLICY_ONESHOT | KVT_POLICY_ORACLE | KVT_POLICY_BASELINE,
     .needs = KVT_NEED_FUTURE, .version = 1,
     .id = "oracle_fixed", .title = "Best fixed set in hindsight", .cite = "",
     .setup = oracle_fixed_setup, .score = oracle_fixed_score,

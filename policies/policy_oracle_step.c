@@ -11,7 +11,7 @@ static void oracle_step_setup(const kvt_job *job, kvt_setup *out)
 
 extern const kvt_policy kvt_policy_oracle_step;
 const kvt_policy kvt_policy_oracle_step = {
-    .caps = KVT_POLICY_ORACLE | KVT_POLICY_BOUND | KVT_POLICY_BASELINE,
+    .abi = KVT_POLICY_ABI, .caps = KVT_POLICY_ORACLE | KVT_POLICY_BOUND | KVT_POLICY_BASELINE,
     .needs = KVT_NEED_FUTURE, .version = 1,
     .id = "oracle_step", .title = "Best set of every step", .cite = "",
     .setup = oracle_step_setup,

@@ -19,8 +19,9 @@ static void random_protect_setup(const kvt_job *job, kvt_setup *out)
         out->flags |= KVT_FLAG_BELOW_WINDOW;
 }
 
-static void random_protect_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *score)
+static void random_protect_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
 {
+    float *score = out->score;
     const uint32_t n = job->n;
     const uint32_t sinks = (uint32_t)job->param[P_SINKS], window = (uint32_t)job->param[P_WINDOW];
 
@@ -33,7 +34,7 @@ static void random_protect_score(const kvt_job *job, const kvt_prompt *in, kvt_w
 
 extern const kvt_policy kvt_policy_random_protect;
 const kvt_policy kvt_policy_random_protect = {
-    .caps = KVT_POLICY_ONESHOT | KVT_POLICY_RANDOM | KVT_POLICY_BASELINE, .version = 1,
+    .abi = KVT_POLICY_ABI, .caps = KVT_POLICY_ONESHOT | KVT_POLICY_RANDOM | KVT_POLICY_BASELINE, .version = 1,
     .id = "random_protect", .title = "Random, sinks and window protected", .cite = "",
     .params = random_protect_params,
     .setup = random_protect_setup, .score = random_protect_score,

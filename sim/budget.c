@@ -121,24 +121,32 @@ static uint64_t budget_nearest(budget_product v, uint64_t divisor)
     return floor_value + (above || (equal && (floor_value & 1u)));
 }
 
-void kvt_budget_counts(const kvt_budget *b, kvt_job *job)
+void kvt_budget_counts(const kvt_budget *b, uint32_t n_kv_heads_model, int uniform, kvt_job *job)
 {
     const uint32_t copies = job->n_caches / job->n_kv_heads;    /* physical copies per KV entry */
+    const double n = job->n;
 
+    job->in_tokens = b->in_tokens;
+    job->share = b->value;
     if (b->in_tokens) {
         job->keep_cache = (uint32_t)b->value;
         job->keep_layer = (uint64_t)job->keep_cache * job->n_caches;
-        job->share = b->value * copies / job->n;
+        job->keep_model = (uint64_t)job->keep_cache * n_kv_heads_model * copies;
+        job->tokens = b->value;
+        job->share = b->value * copies / n;
     } else if (b->rule == KVT_RULE_REFERENCE) {
-        const double cr = 1 - b->value, n = job->n;
+        const double cr = 1 - b->value, all = n * (1 - cr) * job->n_kv_heads;
 
-        job->keep_cache = (uint32_t)(n * (1 - cr) / copies);
-        job->keep_layer = (uint64_t)(n * (1 - cr) * job->n_kv_heads);
-        job->share = b->value;
+        job->tokens = n * (1 - cr) / copies;
+        job->keep_cache = (uint32_t)job->tokens;
+        job->keep_layer = (uint64_t)all;
+        /* in the order of the reference: n * (1 - cr) * heads * layers */
+        job->keep_model = (uint64_t)(uniform ? all * (n_kv_heads_model / job->n_kv_heads) : n * (1 - cr) * n_kv_heads_model);
     } else {
+        job->tokens = n * b->value / copies;
         job->keep_cache = (uint32_t)budget_nearest(budget_multiply(b->text, job->n), copies);
         job->keep_layer = budget_nearest(budget_multiply(b->text, (uint64_t)job->n * job->n_kv_heads), 1);
-        job->share = b->value;
+        job->keep_model = budget_nearest(budget_multiply(b->text, (uint64_t)job->n * n_kv_heads_model), 1);
     }
 }
 

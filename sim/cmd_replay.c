@@ -11,21 +11,25 @@
 #include <unistd.h>
 
 #include "kvt_cli.h"
+#include "kvt_registry.h"
 #include "kvt_sha256.h"
 #include "kvt_sim.h"
 #include "kvt_store.h"
 #include "kvt_summary.h"
 #include "kvt_text.h"
+#include "plugin.h"
 #include "trace_guard.h"
 
 static const kvt_opt replay_opts[] = {
     { "policy", 'p', KVT_OPT_LIST, "SPEC[,SPEC...]", NULL, 0, 0, NULL, "policies, as id or id:param=value,...; default all. Baselines are always added" },
+    KVT_PLUGIN_OPTS,
     { "budget", 'b', KVT_OPT_LIST, "SHARE|Nt[,...]", "0.05,0.1,0.2,0.4,0.6,0.8", 0, 0, NULL, "shares of the prompt (0.2), or tokens per cache (128t)" },
     { "output", 'o', KVT_OPT_TEXT, "FILE", NULL, 0, 0, NULL, "results database; an existing one is continued. Default: beside the trace, .db; kvtrace.db for several" },
     { "jobs", 'j', KVT_OPT_UINT, "N", NULL, 1, 256, NULL, "threads; default all cores. Results do not depend on it" },
     { "kept", 0, KVT_OPT_TEXT, "FILE", NULL, 0, 0, NULL, "also write the kept sets, one JSON object per line" },
     { "kept-every", 0, KVT_OPT_UINT, "N", NULL, 1, 4194304, NULL, "online policies: kept sets every N decode steps, from step 0" },
     { "budget-rule", 0, KVT_OPT_TEXT, "RULE", "share", 0, 0, "share|reference", "rounding of budgets: to nearest, or as the reference codes truncate" },
+    { "tie", 0, KVT_OPT_TEXT, "ORDER", "low", 0, 0, "low|flat|high|seeded", "order among equal scores, for policies whose spec has no ties=" },
     { "output-error", 0, KVT_OPT_FLAG, NULL, NULL, 0, 0, NULL, "also the output error |o - o'| / |o|, every 8th step (reads V)" },
     { "seed", 0, KVT_OPT_UINT, "N", "0", 0, 4294967295.0, NULL, "first of the 5 seeds of random policies" },
     { "isa", 0, KVT_OPT_TEXT, "NAME", "auto", 0, 0, "auto|portable|avx2|avx512", "instruction set of the row kernels; all give the same bits" },
@@ -62,12 +66,31 @@ static void replay_on_signal(int sig)
 
 /* ------------------------------------------------------------- what to run */
 
+/* The spec with the run's order of equals. */
+static kvt_status replay_parse_spec(const replay_job *job, const char *spec, kvt_config **out, kvt_err *err)
+{
+    const char *tie = kvt_arg_text(job->args, "tie");
+    const size_t size = strlen(spec) + 32;
+    kvt_status st;
+    char *text;
+
+    if (strcmp(tie, "low") == 0 || strstr(spec, "ties="))
+        return kvt_config_parse(out, spec, err);
+    text = malloc(size);
+    if (!text)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    snprintf(text, size, "%s%sties=%s", spec, strchr(spec, ':') ? "," : ":", tie);
+    st = kvt_config_parse(out, text, err);
+    free(text);
+    return st;
+}
+
 static kvt_status replay_add_config(replay_job *job, const char *spec, kvt_err *err)
 {
     kvt_config *c = NULL, **list;
     char **specs, *typed;
 
-    const kvt_status parsed = kvt_config_parse(&c, spec, err);
+    const kvt_status parsed = replay_parse_spec(job, spec, &c, err);
     if (parsed < 0) {                            /* not built yet is a usage error too */
         if (err && parsed == KVT_ENOTSUP)
             err->status = KVT_EARG;
@@ -96,6 +119,13 @@ static kvt_status replay_add_config(replay_job *job, const char *spec, kvt_err *
     return KVT_OK;
 }
 
+static void replay_drop_last(replay_job *job)
+{
+    job->n_config--;
+    kvt_config_free(job->config[job->n_config]);
+    free(job->spec[job->n_config]);
+}
+
 /* The forms of a policy that `all policies` means: its default, and the paper's form
  * where the reference code differs from it. */
 static kvt_status replay_add_all(replay_job *job, kvt_err *err)
@@ -108,7 +138,23 @@ static kvt_status replay_add_all(replay_job *job, kvt_err *err)
                 char spec[96];
                 snprintf(spec, sizeof spec, "%s:semantics=paper", p->id);
                 KVT_TRY(replay_add_config(job, spec, err));
+                if (job->config[job->n_config - 1]->refuse)     /* another impl has the paper's form */
+                    replay_drop_last(job);
             }
+    }
+    return KVT_OK;
+}
+
+/* A policy from a file that no -p names. */
+static kvt_status replay_add_loaded(replay_job *job, kvt_err *err)
+{
+    for (size_t i = 0; i < kvt_policy_count(); i++) {
+        const kvt_policy *p = kvt_policy_at(i);
+        int named = 0;
+        for (uint32_t c = 0; c < job->n_config; c++)
+            named |= job->config[c]->policy == p;
+        if (kvt_policy_origin(p) && !named)
+            KVT_TRY(replay_add_config(job, p->id, err));
     }
     return KVT_OK;
 }
@@ -122,6 +168,7 @@ static kvt_status replay_parse(replay_job *job, kvt_err *err)
         KVT_TRY(replay_add_config(job, kvt_arg_item(job->args, "policy", i), err));
     if (kvt_arg_count(job->args, "policy") == 0)
         KVT_TRY(replay_add_all(job, err));
+    KVT_TRY(replay_add_loaded(job, err));
     job->n_asked = job->n_config;
     for (size_t i = 0; i < kvt_policy_count(); i++)
         if (kvt_policy_at(i)->caps & KVT_POLICY_BASELINE)
@@ -202,17 +249,25 @@ static kvt_status replay_open_all(replay_job *job, int *exit_code, kvt_err *err)
 static void replay_check_plan(const replay_job *job, int *exit_code)
 {
     uint32_t n_ok = 0;
+    int any_budget = 0;
 
     for (uint32_t i = 0; i < job->n_traces; i++)
         for (uint32_t c = 0; job->source[i].ops && c < job->n_config; c++) {
-            kvt_err why;
-            if (kvt_plan_check(job->source[i].info, job->config[c], &why) == KVT_OK)
-                n_ok += c < job->n_asked;
-            else
+            for (uint32_t b = 0; b < job->n_budget; b++) {
+                kvt_err why;
+                const kvt_status st = kvt_plan_check(job->source[i].info, job->config[c], &job->budget[b], &why);
+                if (st == KVT_OK) {
+                    n_ok += c < job->n_asked;
+                    continue;
+                }
                 fprintf(stderr, "kvtrace: %s: skipped: %s\n", job->source[i].path, why.text);
+                any_budget |= st == KVT_EARG;
+                if (st != KVT_EARG)
+                    break;                       /* the same at every budget */
+            }
         }
-    if (n_ok == 0 && *exit_code == KVT_EXIT_OK)
-        *exit_code = KVT_EXIT_INPUT;             /* it is the trace that lacks something */
+    if (n_ok == 0 && *exit_code == KVT_EXIT_OK)  /* the budget is wrong, or the trace lacks something */
+        *exit_code = any_budget ? KVT_EXIT_USAGE : KVT_EXIT_INPUT;
 }
 
 /* --------------------------------------------------------------- kept sets */
@@ -234,6 +289,7 @@ static kvt_status replay_kept_open(replay_job *job, kvt_err *err)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     strcpy(job->kept_path, path);
     sprintf(job->kept_part, "%s.part", path);
+    kvt_plugins_remove_on_crash(job->kept_part);
     job->kept = fopen(job->kept_part, "w");
     return job->kept ? KVT_OK : replay_kept_error(job, err);
 }
@@ -253,6 +309,7 @@ static kvt_status replay_kept_close(replay_job *job, int ok, kvt_err *err)
         st = replay_kept_error(job, err);
     if (!ok || st < 0)
         unlink(job->kept_part);
+    kvt_plugins_remove_on_crash(NULL);
     return st;
 }
 
@@ -419,6 +476,7 @@ static kvt_status replay_run(const kvt_args *args, int *exit_code, kvt_err *err)
     kvt_status st;
 
     *exit_code = KVT_EXIT_OK;
+    KVT_TRY_GOTO(st, kvt_plugins_load(args, err));
     KVT_TRY_GOTO(st, replay_parse(&job, err));
     KVT_TRY_GOTO(st, replay_open_all(&job, exit_code, err));
     if (job.n_bad && (!kvt_arg_flag(args, "keep-going") || job.n_bad == job.n_traces))

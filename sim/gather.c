@@ -275,7 +275,9 @@ static void gather_layer_row(const run *r, run_cell *c)
     for (uint32_t g = 0; g < L->Hkv; g++) {
         const kvt_kvhead_result *x = &c->kvhead[((size_t)L->kv0 + g) * 2];
         const uint32_t copies = c->job.n_caches / c->job.n_kv_heads;
-        const uint32_t after_prompt = c->online ? (c->setup.capacity < r->N ? c->setup.capacity : r->N) * copies : x->n_held;
+        uint32_t after_prompt = 0;
+        for (uint32_t i = 0; i < copies; i++)
+            after_prompt += c->n_prompt[g * copies + i];
         out->cvar95_worst_head = x->lost_cvar95 > out->cvar95_worst_head ? x->lost_cvar95 : out->cvar95_worst_head;
         held += after_prompt;
         c->want_sum += c->budget->in_tokens ? c->budget->value * copies : c->budget->value * r->N;
@@ -433,9 +435,14 @@ static void gather_checks(const run *r, const run_cell *c, const kvt_result *res
     }
     gather_check(list, n, "oracle_dominates", worst_regret >= -5e-5 ? "ok" : "fail", worst_regret, -5e-5,
                  "no head loses less than the per-step oracle at the same count");
-    if (res->flags & KVT_FLAG_KEPT_ALL)
+    if (c->setup.exempt > 0)
+        gather_check(list, n, "budget_realised", "ok", res->held_mean, want, "the budget counts generated tokens; the prompt always stays");
+    else if (res->flags & KVT_FLAG_KEPT_ALL)
         gather_check(list, n, "budget_realised", "warn", res->held_mean, want,
                      "the prompt is not longer than the window, or the budget covers it: everything is kept");
+    else if (res->held_min == 0)
+        gather_check(list, n, "budget_realised", "warn", res->held_mean, want,
+                     "tokens held per KV head against what was asked for; some KV head holds nothing after the prompt");
     else
         gather_check(list, n, "budget_realised", fabs(res->held_mean - want) <= 1 + c->want_slack / (double)c->held_caches_kv
                      ? "ok" : "warn", res->held_mean, want, "tokens held per KV head against what was asked for");

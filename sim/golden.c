@@ -9,6 +9,7 @@
 #include "kvt_mul.h"
 #include "kvt_text.h"
 #include "ref_attention.h"
+#include "replay_impl.h"
 
 struct kvt_golden_trace {
     const kvt_golden *g;
@@ -241,7 +242,7 @@ static kvt_status golden_replay(kvt_golden_trace *t, const kvt_golden_case *c, c
         golden_judge(out, KVT_VERDICT_DIFFERENT, detail);
         return KVT_OK;
     }
-    if (kvt_plan_check(t->src.info, config, &refused) < 0) {
+    if (kvt_plan_check(t->src.info, config, budget, &refused) < 0) {
         golden_judge(out, KVT_VERDICT_DIFFERENT, refused.text);
         return KVT_OK;
     }
@@ -251,6 +252,17 @@ static kvt_status golden_replay(kvt_golden_trace *t, const kvt_golden_case *c, c
         golden_judge(out, KVT_VERDICT_DIFFERENT, detail);
     }
     return KVT_OK;
+}
+
+/* Steps that a case can ask for: tokens behind the position that its steps count from. */
+static uint32_t golden_steps(const kvt_golden_trace *t, const kvt_config *config, const kvt_budget *budget)
+{
+    kvt_job job;
+    kvt_setup setup;
+
+    kvt__job(config, budget, t->src.info, 0, 0, &job);
+    kvt__setup(config->policy, &job, &setup);
+    return t->g->n + t->g->gen - (setup.steps_from < t->g->n ? setup.steps_from : t->g->n);
 }
 
 kvt_status kvt__golden_run(kvt_golden_trace *t, const kvt_golden_case *c, kvt_golden_result *out, kvt_err *err)
@@ -276,8 +288,9 @@ kvt_status kvt__golden_run(kvt_golden_trace *t, const kvt_golden_case *c, kvt_go
         golden_judge(out, KVT_VERDICT_UNSUPPORTED, "the file gives no budget");
     } else if (kvt_budget_parse(&budget, c->budget, rule, &why) < 0) {
         st = kvt_fail(err, KVT_EFORMAT, "%s: %s", t->g->path, why.text);
-    } else if (config->steps > t->g->gen) {
-        st = kvt_fail(err, KVT_EFORMAT, "%s: a case asks for %u decode steps, there are %u", t->g->path, config->steps, t->g->gen);
+    } else if (config->steps > golden_steps(t, config, &budget)) {
+        st = kvt_fail(err, KVT_EFORMAT, "%s: a case asks for %u decode steps, there are %u", t->g->path, config->steps,
+                      golden_steps(t, config, &budget));
     } else {
         st = golden_replay(t, c, config, &budget, out, err);
     }

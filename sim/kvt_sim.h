@@ -26,15 +26,20 @@ typedef struct kvt_config {         /* owned by the caller of kvt_config_parse  
     const kvt_policy *policy;
     double            param[KVT_PARAMS_MAX];   /* order of policy->params             */
     kvt_caches        caches;
+    uint32_t          caps;         /* KVT_POLICY_* in force with these parameters    */
+    const char       *refuse;       /* why half of a prompt of 1024 is no budget for them; or NULL */
     int               paper;        /* semantics=paper                                */
+    kvt_ties          ties;
+    uint32_t          keep_first, keep_last;   /* protection laid over the policy     */
     uint32_t          steps;        /* kept sets are read after that many decode steps */
     kvt_config_info   info;
 } kvt_config;
 
 /* EARG with the list of what exists for an unknown policy, parameter or value. Besides
  * the policy's own parameters every spec takes caches=kv|query (policies that rank per
- * cache), semantics=code|paper (paper only where the policy has that parameter) and,
- * online, steps=N. */
+ * cache), semantics=code|paper (paper only where the policy has that parameter), ties=,
+ * keep_first=N and keep_last=N (the first tokens, and the latest, stay whatever the policy
+ * says, inside the budget) and, online, steps=N. */
 kvt_status kvt_config_parse(kvt_config **out, const char *spec, kvt_err *err) KVT_NODISCARD;
 void       kvt_config_free(kvt_config *c);      /* NULL is fine */
 double     kvt_config_param(const kvt_config *c, const char *name, double otherwise);
@@ -53,7 +58,9 @@ typedef struct kvt_budget {
 kvt_status kvt_budget_parse(kvt_budget *out, const char *spec, kvt_rule rule, kvt_err *err) KVT_NODISCARD;
 /* Integer counts for one layer: SHARE rounds the exact product to nearest, halves to even;
  * REFERENCE truncates n * (1 - cr) in double, cr = 1 - budget, as the reference codes do. */
-void kvt_budget_counts(const kvt_budget *b, kvt_job *job);   /* reads n, heads, caches; fills share, keep_* */
+/* Reads n, heads, caches of job and the KV heads of all layers that evict; fills in_tokens,
+ * share, tokens, keep_*. uniform: all layers have job->n_kv_heads. */
+void kvt_budget_counts(const kvt_budget *b, uint32_t n_kv_heads_model, int uniform, kvt_job *job);
 /* Nearest integer to b N, halves to even: what a uniform policy holds. A step at which that
  * covers every evictable entry is trivial and counts in no mean, rate or quantile. */
 uint32_t kvt_budget_uniform(const kvt_budget *b, uint32_t n_prompt);
@@ -68,11 +75,25 @@ typedef struct kvt_chosen {
     float    last_kept, first_dropped;   /* scores at the cut that was closest; NaN = none */
 } kvt_chosen;
 
-/* Keep the best of score[n_caches][n]: keep_cache per cache, or keep_layer over the
- * layer. Ties: the lower position, then the lower cache. kept[n_caches][n] becomes 0/1,
- * n_held[n_caches] the counts. order and tmp: n_caches * n entries of scratch. */
-void kvt_choose(const kvt_job *job, kvt_span rank_over, const float *score, uint8_t *kept,
-                uint32_t *n_held, uint32_t *order, uint32_t *tmp, kvt_chosen *out);
+typedef struct kvt_strip {          /* the prompt entries of one cache                */
+    const float *score;             /* [n]                                            */
+    uint8_t     *kept;              /* [n] becomes 0/1                                */
+    uint32_t     layer, cache;
+} kvt_strip;
+
+/* Keep the best `keep` entries of the strips taken as one list; equals by job->ties and
+ * `first`. scratch: n_strips * (n + 1) entries. */
+void kvt_choose_cut(const kvt_job *job, kvt_first first, const kvt_strip *strip, uint32_t n_strips, uint64_t keep,
+                    uint32_t *scratch);
+
+/* Keep the best of score[n_caches][n]: keep[c] of each cache (above n: all), or keep_layer
+ * over the layer. kept[n_caches][n] becomes 0/1, n_held[n_caches] the counts. scratch:
+ * n_caches * (n + 1) entries. */
+void kvt_choose(const kvt_job *job, const kvt_setup *setup, uint32_t layer, const float *score, const uint32_t *keep,
+                uint64_t keep_layer, uint8_t *kept, uint32_t *n_held, uint32_t *scratch, kvt_chosen *out);
+/* The same report for sets that are already chosen: *out from score and kept. */
+void kvt_choose_report(const kvt_job *job, kvt_span span, const float *score, const uint8_t *kept, uint32_t *n_held,
+                       kvt_chosen *out);
 
 /* ---- replay ------------------------------------------------------------------------ */
 
@@ -109,9 +130,11 @@ typedef struct kvt_replay_opts {
     void                    *progress_user;
 } kvt_replay_opts;
 
-/* Does the trace hold what this configuration needs? KVT_OK, or ENEED: names the dataset
- * and how to capture it. (No policy of this version makes a budget infeasible.) */
-kvt_status kvt_plan_check(const kvt_trace_info *info, const kvt_config *config, kvt_err *err) KVT_NODISCARD;
+/* Can this configuration run at this budget? KVT_OK; ENEED: the trace lacks a dataset, which
+ * is named with how to capture it; EARG: the policy is not defined at this budget, with
+ * the smallest budget that works. */
+kvt_status kvt_plan_check(const kvt_trace_info *info, const kvt_config *config, const kvt_budget *budget,
+                          kvt_err *err) KVT_NODISCARD;
 /* ENEED: the output error needs values that the trace lacks. */
 kvt_status kvt_plan_check_values(const kvt_source *src, kvt_err *err) KVT_NODISCARD;
 /* The whole trace: complete, G > 0, at least one layer with full attention that can be

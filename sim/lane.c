@@ -1,7 +1,8 @@
-/* lane.c - online policies, step by step: the token enters, its query is measured on
+/* lane.c - online policies, token by token: the token enters, its query is measured on
  * the kept set including itself, then scores update, then eviction. A lane's own row is
  * the full-cache row divided by the mass it kept: exact, because the softmax over a
- * subset is the full row restricted and renormalised. */
+ * subset is the full row restricted and renormalised. In the prompt the same happens in
+ * events of several tokens, where the policy asks for them. */
 #include "lane.h"
 
 #include <math.h>
@@ -24,36 +25,99 @@ static int lane_push(lane *l, const uint32_t *words, size_t n)
     return 1;
 }
 
-/* Remember the kept set after `step` decode steps, where somebody wants it. */
-static void lane_snapshot(const run *r, lane *l, uint32_t step)
+/* Remember the kept set after the token at position p - 1, where somebody wants it. */
+static void lane_snapshot(const run *r, lane *l, uint32_t p)
 {
-    const uint32_t every = r->opts->kept_every;
-    uint32_t head[4] = { step, l->n, 0, 0 };
+    const run_cell *c = &r->cell[l->cell];
+    const uint32_t every = r->opts->kept_every, from = c->setup.steps_from;
+    const uint32_t exempt = c->setup.exempt < p ? c->setup.exempt : p;
+    uint32_t head[4] = { p - from, exempt + l->n, 0, 0 };
+    int ok;
 
-    if (!r->opts->kept || (step != r->cell[l->cell].config->steps && !(every && step % every == 0)))
+    if (!r->opts->kept || !c->online || p < from
+        || (p - from != c->config->steps && !(every && (p - from) % every == 0)))
         return;
     memcpy(&head[2], &l->last_kept, 4);
     memcpy(&head[3], &l->first_dropped, 4);
-    if (!lane_push(l, head, 4) || !lane_push(l, l->pos, l->n))
+    ok = lane_push(l, head, 4);
+    for (uint32_t j = 0; ok && j < exempt; j++)
+        ok = lane_push(l, &j, 1);
+    if (!ok || !lane_push(l, l->pos, l->n))
         l->status = KVT_ENOMEM;
 }
 
-/* Keep the best `capacity` slots; among equals the older stays. Closes the gaps. */
-static void lane_evict(const run *r, lane *l, int32_t step)
+/* order[0..n-1] = slots, those that stay first; equals as the tie rule says. */
+static void lane_rank(const lane *l, uint32_t layer, kvt_first first)
 {
-    const kvt_policy *p = r->cell[l->cell].config->policy;
+    const kvt_job *job = l->view.job;
+    const uint32_t n = l->n;
+    const int reversed = (first == KVT_FIRST_LEAVES) != (job->ties == KVT_TIES_HIGH);
+    float *x = l->prob + l->view.cap;           /* [cap] behind prob                      */
+    uint32_t *place = l->order + l->view.cap;   /* [cap] behind order                     */
+
+    if (job->ties == KVT_TIES_SEEDED) {
+        for (uint32_t s = 0; s < n; s++)
+            x[s] = kvt_uniform(job, layer, l->cache, KVT_PURPOSE_TIES, l->pos[s]);
+        kvt_rank(x, n, place, l->tmp);
+    } else {
+        for (uint32_t s = 0; s < n; s++)
+            place[s] = reversed ? n - 1 - s : s;
+    }
+    for (uint32_t s = 0; s < n; s++)
+        x[s] = l->worth[place[s]];
+    kvt_rank(x, n, l->order, l->tmp);
+    for (uint32_t s = 0; s < n; s++)
+        l->order[s] = place[l->order[s]];
+}
+
+static void lane_worth(const run *r, lane *l, uint32_t query, const float *prob)
+{
+    const run_cell *c = &r->cell[l->cell];
+    const kvt_policy *p = c->config->policy;
+    const uintptr_t raw = (uintptr_t)l->ws;
+    kvt_ws ws = { (unsigned char *)l->ws + (64 - raw % 64) % 64, 0, c->setup.ws_bytes };
+    const size_t kv = l->cache == KVT_ALL ? 0 : kvt_kv_head(&c->job, l->cache);
+    const int own = prob && query >= r->N && l->cache != KVT_ALL;
+    const kvt_event ev = {
+        .n = l->n, .pos = l->pos, .query = query, .prob = prob, .n_heads = l->n_heads,
+        .q_stride = (size_t)r->G * r->L.d,
+        .q = own ? r->L.q + ((size_t)l->head0 * r->G + (query - r->N)) * r->L.d : NULL,
+        .key = own ? r->L.k + kv * r->T * r->L.d : NULL,
+    };
+
+    p->worth(&l->view, &ev, &ws, l->col, l->worth);
+    for (uint32_t s = 0; s < l->n; s++) {
+        if (l->pos[s] < c->config->keep_first || query - l->pos[s] < c->config->keep_last)
+            l->worth[s] = INFINITY;
+        if (isnan(l->worth[s]) && l->status == KVT_OK) {
+            const char *why = p->why ? p->why(p->self) : NULL;
+            l->status = KVT_ECHECK;
+            if (why) {
+                strncpy(l->why, why, sizeof l->why - 1);
+            }
+        }
+    }
+}
+
+/* Keep the best `capacity` slots and close the gaps. step: -1 in or after the prompt. */
+static void lane_evict(const run *r, lane *l, uint32_t query, int32_t step, const float *prob)
+{
+    const run_cell *c = &r->cell[l->cell];
+    const kvt_policy *p = c->config->policy;
     const uint32_t cap = l->view.capacity, n = l->n;
-    const kvt_event ev = { .n = n, .pos = l->pos, .prob = step < 0 ? NULL : l->prob };
     uint32_t w = 0;
     float last;
 
-    if (n <= cap)
+    if (n <= cap || l->status < 0)
         return;
-    p->worth(&l->view, &ev, l->col, l->worth);
-    kvt_rank(l->worth, n, l->order, l->tmp);
+    lane_worth(r, l, query, prob);
+    lane_rank(l, r->L.layer, c->setup.first);
     last = cap ? l->worth[l->order[cap - 1]] : NAN;
     l->last_kept = last;
     l->first_dropped = l->worth[l->order[cap]];
+    for (uint32_t i = 0; !l->evicted && i < cap; i++)
+        l->n_tied += l->worth[l->order[i]] == l->first_dropped;
+    l->evicted = 1;
     for (uint32_t i = cap; i < n; i++) {
         const uint32_t s = l->order[i], pos = l->pos[s];
         l->left[pos] = step;
@@ -65,22 +129,42 @@ static void lane_evict(const run *r, lane *l, int32_t step)
         if (l->left[l->pos[s]] != INT32_MAX)
             continue;
         l->pos[w] = l->pos[s];
-        for (uint32_t c = 0; c < p->slot_cols; c++)
-            l->col[(size_t)c * l->view.cap + w] = l->col[(size_t)c * l->view.cap + s];
+        for (uint32_t k = 0; k < p->slot_cols; k++)
+            l->col[(size_t)k * l->view.cap + w] = l->col[(size_t)k * l->view.cap + s];
         w++;
     }
     l->n = w;
 }
 
-/* Evicted mass of one head at step t, by kind, from the gaps between the slots. */
+/* The token at position p enters; exempt ones are no slots. */
+static void lane_enter(const run *r, lane *l, uint32_t p)
+{
+    const run_cell *c = &r->cell[l->cell];
+
+    if (p < c->setup.exempt)
+        return;
+    l->pos[l->n] = p;
+    for (uint32_t k = 0; k < c->config->policy->slot_cols; k++)
+        l->col[(size_t)k * l->view.cap + l->n] = 0;
+    l->n++;
+}
+
+static int lane_hidden(const run *r, const lane *l, uint32_t s)
+{
+    const uint32_t hide = r->cell[l->cell].setup.hide_col;
+
+    return hide && l->col[(size_t)(hide - 1) * l->view.cap + s] != 0;
+}
+
+/* Evicted mass of one head at step t, by kind: what is neither exempt nor an attended slot. */
 static void lane_measure(const run *r, const lane *l, uint32_t head, uint32_t t, const float *tile, uint32_t i)
 {
     const run_cell *c = &r->cell[l->cell];
     const uint32_t *rank = r->L.win_rank + (size_t)head * r->N, held = kvt__held(r, c, head);
     double *part = c->part + ((size_t)head * r->G + t) * N_PARTS;
 
-    for (uint32_t s = 0, j = 0; s < l->n; j = l->pos[s] + 1, s++)
-        for (; j < l->pos[s]; j++) {
+    for (uint32_t s = 0, j = c->setup.exempt; s < l->n; j = l->pos[s] + 1, s++)
+        for (; j < l->pos[s] + (uint32_t)lane_hidden(r, l, s); j++) {
             const uint32_t kind = j < KVT_N_SINK ? PART_SINK : j >= r->N ? PART_NEW
                                 : rank[j] < held ? PART_SELECTION : PART_LATE;
             part[kind] += kvt_mass(tile[(size_t)j * KVT_TILE + i]);
@@ -98,8 +182,9 @@ static void lane_error(const run *r, const lane *l, uint32_t head, uint32_t t, c
 
     for (uint32_t j = 0, s = 0; j <= r->N + t; j++) {
         const double a = (double)tile[(size_t)j * KVT_TILE + i];
-        const int kept = s < l->n && l->pos[s] == j;
-        s += (uint32_t)kept;
+        const int slot = s < l->n && l->pos[s] == j;
+        const int kept = j < c->setup.exempt || (slot && !lane_hidden(r, l, s));
+        s += (uint32_t)slot;
         for (uint32_t k = 0; k < L->d_v; k++) {
             const double x = a * (double)v[(size_t)j * L->d_v + k];
             o[k] += x;
@@ -107,72 +192,318 @@ static void lane_error(const run *r, const lane *l, uint32_t head, uint32_t t, c
                 ok[k] += x;
         }
     }
-    kvt__output_error(o, ok, L->d_v, kept_mass + (L->sink_share ? L->sink_share[(size_t)head * r->G + t] : 0),
-                      part[0] + part[1] + part[2] + part[3], &c->err[at], &c->sep[at]);
+    kvt__output_error(o, ok, L->d_v, kept_mass, part[0] + part[1] + part[2] + part[3], &c->err[at], &c->sep[at]);
+}
+
+/* prob = row i of the lane's heads, softmax over what is cached and attended, mean over
+ * the heads. sink[h * sink_stride]: share of head h's learned sink, a key that is always
+ * kept; NULL = none. kept[h]: the mass that is left, sink included. */
+static void lane_row(const run *r, lane *l, const float *const *tiles, uint32_t i, const double *sink, size_t sink_stride, double *kept)
+{
+    const uint32_t exempt = r->cell[l->cell].setup.exempt;
+
+    memset(l->mean, 0, l->n * sizeof *l->mean);
+    for (uint32_t h = 0; h < l->n_heads; h++) {
+        const float *tile = tiles[h];
+        double all = 0;
+        for (uint32_t j = 0; j < exempt; j++)
+            all += (double)tile[(size_t)j * KVT_TILE + i];
+        for (uint32_t s = 0; s < l->n; s++)
+            if (!lane_hidden(r, l, s))
+                all += (double)tile[(size_t)l->pos[s] * KVT_TILE + i];
+        all += sink ? sink[h * sink_stride] : 0;
+        for (uint32_t s = 0; s < l->n && all > 0; s++)
+            if (!lane_hidden(r, l, s))
+                l->mean[s] += (double)tile[(size_t)l->pos[s] * KVT_TILE + i] / all;
+        kept[h] = all;
+    }
+    for (uint32_t s = 0; s < l->n; s++)
+        l->prob[s] = (float)(l->mean[s] / l->n_heads);
+}
+
+static void lane_observe(const run *r, lane *l, uint32_t query)
+{
+    const kvt_policy *p = r->cell[l->cell].config->policy;
+    const kvt_event ev = { .n = l->n, .pos = l->pos, .query = query, .prob = l->prob, .n_heads = l->n_heads };
+
+    if (p->observe && l->n > 0)
+        p->observe(&l->view, &ev, l->col);
 }
 
 /* One decode step. tiles[h]: the block's tile of head head0 + h; i: lane in the tile. */
 static void lane_step(const run *r, lane *l, uint32_t t, const float *const *tiles, uint32_t i)
 {
     const run_cell *c = &r->cell[l->cell];
-    const kvt_policy *p = c->config->policy;
-    kvt_event ev;
+    double kept[KVT_MAX_HEADS];
 
-    l->pos[l->n] = r->N + t;
-    for (uint32_t k = 0; k < p->slot_cols; k++)
-        l->col[(size_t)k * l->view.cap + l->n] = 0;
-    l->n++;
-    memset(l->mean, 0, l->n * sizeof *l->mean);
-    for (uint32_t h = 0; h < l->n_heads; h++) {
-        const float *tile = tiles[h];
-        /* a learned sink is a key that is always kept */
-        const double sink = r->L.sink_share ? r->L.sink_share[(size_t)(l->head0 + h) * r->G + t] : 0;
-        double kept = 0;
-        for (uint32_t s = 0; s < l->n; s++)
-            kept += (double)tile[(size_t)l->pos[s] * KVT_TILE + i];
-        for (uint32_t s = 0; s < l->n && kept + sink > 0; s++)
-            l->mean[s] += (double)tile[(size_t)l->pos[s] * KVT_TILE + i] / (kept + sink);
-        if (!c->measured)
-            continue;
-        lane_measure(r, l, l->head0 + h, t, tile, i);
-        if (r->L.v && t % KVT_ERR_EVERY == 0)
-            lane_error(r, l, l->head0 + h, t, tile, i, kept);
+    lane_enter(r, l, r->N + t);
+    lane_row(r, l, tiles, i, r->L.sink_share ? r->L.sink_share + (size_t)l->head0 * r->G + t : NULL, r->G, kept);
+    for (uint32_t h = 0; c->measured && h < l->n_heads; h++) {
+        lane_measure(r, l, l->head0 + h, t, tiles[h], i);
+        if (r->opts->output_error && t % KVT_ERR_EVERY == 0)
+            lane_error(r, l, l->head0 + h, t, tiles[h], i, kept[h]);
     }
-    for (uint32_t s = 0; s < l->n; s++)
-        l->prob[s] = (float)(l->mean[s] / l->n_heads);
-    ev.n = l->n;
-    ev.pos = l->pos;
-    ev.prob = l->prob;
-    if (p->observe)
-        p->observe(&l->view, &ev, l->col);
-    lane_evict(r, l, (int32_t)t);
-    lane_snapshot(r, l, t + 1);
+    lane_observe(r, l, r->N + t);
+    lane_evict(r, l, r->N + t, (int32_t)t, l->prob);
+    lane_snapshot(r, l, r->N + t + 1);
+}
+
+/* ------------------------------------------------------------------ the prompt */
+
+/* Is p the last token of its event? The tokens below prompt_first are no event. */
+static int lane_event_ends(const kvt_setup *s, uint32_t p)
+{
+    return p >= s->prompt_first && (p - s->prompt_first + 1) % s->prompt_stride == 0;
+}
+
+/* Do the queries at positions p0..p0+n-1 matter to anybody? */
+static int lane_prompt_needs(const run *r, uint32_t p0, uint32_t n)
+{
+    for (uint32_t i = 0; i < r->n_cells; i++)
+        if (r->cell[i].in_prompt && (!r->cell[i].setup.quiet || p0 + n > r->cell[i].setup.prompt_first))
+            return 1;
+    return 0;
+}
+
+/* The prompt token at position p, row i of the tiles (NULL: nobody looks at it). */
+static void lane_prompt_step(const run *r, lane *l, uint32_t p, const float *const *tiles, uint32_t i, const double *sink)
+{
+    const kvt_setup *s = &r->cell[l->cell].setup;
+    double kept[KVT_MAX_HEADS];
+
+    if (p < s->prompt_first)
+        l->watching = !s->quiet;
+    else if ((p - s->prompt_first) % s->prompt_stride == 0)
+        l->watching = !s->quiet || l->n + s->prompt_stride > s->prompt_capacity;
+    lane_enter(r, l, p);
+    if (l->watching && l->n > 0) {
+        lane_row(r, l, tiles, i, sink ? sink + l->head0 : NULL, 1, kept);
+        lane_observe(r, l, p);
+    }
+    if (lane_event_ends(s, p))
+        lane_evict(r, l, p, -1, l->prob);
+    if (p + 1 < r->N)
+        lane_snapshot(r, l, p + 1);
+}
+
+typedef struct lane_task { run *r; uint32_t block; double *sink; } lane_task;
+
+static void lane_prompt_rows(void *arg, uint32_t head, uint32_t thread)
+{
+    const lane_task *t = arg;
+
+    kvt__prompt_tile(t->r, head, t->block, t->r->L.one + (size_t)head * t->r->N * KVT_TILE, t->r->scratch[thread],
+                     t->sink + head * KVT_TILE);
+}
+
+static void lane_prompt_block(void *arg, uint32_t item, uint32_t thread)
+{
+    const lane_task *t = arg;
+    run *r = t->r;
+    lane *l = &r->L.lane[item];
+    const uint32_t p0 = t->block * KVT_TILE, n = r->N - p0 < KVT_TILE ? r->N - p0 : KVT_TILE;
+    const float *tiles[KVT_MAX_HEADS];
+    double sink[KVT_MAX_HEADS];
+
+    (void)thread;
+    if (!r->cell[l->cell].in_prompt)
+        return;
+    for (uint32_t h = 0; h < l->n_heads; h++)
+        tiles[h] = r->L.one + (size_t)(l->head0 + h) * r->N * KVT_TILE;
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t h = 0; h < r->L.H; h++)
+            sink[h] = t->sink[h * KVT_TILE + i];
+        lane_prompt_step(r, l, p0 + i, tiles, i, r->L.info->has_sinks ? sink : NULL);
+    }
+}
+
+/* What the lanes of fixed sets hold becomes the set of their cell. */
+static void lane_prompt_take(run *r)
+{
+    for (uint32_t i = 0; i < r->L.n_lanes; i++) {
+        const lane *l = &r->L.lane[i];
+        run_cell *c = &r->cell[l->cell];
+        const uint32_t from = l->cache == KVT_ALL ? 0 : l->cache, to = l->cache == KVT_ALL ? c->job.n_caches : l->cache + 1;
+
+        if (!c->in_prompt)
+            continue;
+        c->flags |= c->setup.flags;
+        for (uint32_t k = from; k < to; k++) {
+            uint8_t *kept = c->kept + (size_t)k * r->N;
+            for (uint32_t j = 0; j < r->N; j++)
+                kept[j] = j < c->setup.exempt;
+            for (uint32_t s = 0; s < l->n; s++)
+                kept[l->pos[s]] = 1;
+            c->n_prompt[k] = (c->setup.exempt < r->N ? c->setup.exempt : r->N) + l->n;
+            if (!c->online) {
+                c->n_held[k] = c->n_prompt[k];
+                c->n_kept_all += c->n_held[k];
+                c->n_tied += l->n_tied;
+            }
+        }
+        if (!c->online)
+            c->last_kept = l->last_kept, c->first_dropped = l->first_dropped;
+    }
+}
+
+static kvt_status lane_alloc(const run *r, lane *l, kvt_err *err)
+{
+    const run_cell *c = &r->cell[l->cell];
+    const size_t cap = (size_t)r->T + 1, cols = c->config->policy->slot_cols;
+
+    l->view.cap = (uint32_t)cap;
+    l->pos = malloc(cap * sizeof *l->pos);
+    l->col = calloc((cols ? cols : 1) * cap, sizeof *l->col);
+    l->prob = malloc(2 * cap * sizeof *l->prob);
+    l->worth = malloc(cap * sizeof *l->worth);
+    l->mean = malloc(cap * sizeof *l->mean);
+    l->order = malloc(2 * cap * sizeof *l->order);
+    l->tmp = malloc(cap * sizeof *l->tmp);
+    l->ws = malloc(c->setup.ws_bytes + 64);
+    l->left = malloc(cap * sizeof *l->left);
+    l->left_rank = calloc(cap, sizeof *l->left_rank);
+    l->left_score = malloc(cap * sizeof *l->left_score);
+    l->left_margin = malloc(cap * sizeof *l->left_margin);
+    l->last_kept = l->first_dropped = NAN;
+    if (!l->pos || !l->col || !l->prob || !l->worth || !l->mean || !l->order || !l->tmp || !l->ws || !l->left || !l->left_rank
+        || !l->left_score || !l->left_margin)
+        return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for online caches", r->src->path, r->L.layer);
+    for (uint32_t j = 0; j < r->T; j++)
+        l->left[j] = INT32_MAX;
+    return KVT_OK;
+}
+
+static kvt_status lane_make_all(run *r, kvt_err *err)
+{
+    layer_run *L = &r->L;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < r->n_cells; i++)
+        if (r->cell[i].online || r->cell[i].in_prompt)
+            n += r->cell[i].setup.share_over == KVT_SPAN_LAYER ? 1 : r->cell[i].job.n_caches;
+    if (n == 0)
+        return KVT_OK;
+    L->lane = calloc(n, sizeof *L->lane);
+    if (!L->lane)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < r->n_cells; i++) {
+        run_cell *c = &r->cell[i];
+        const int shared = c->setup.share_over == KVT_SPAN_LAYER;
+        for (uint32_t k = 0; (c->online || c->in_prompt) && k < (shared ? 1 : c->job.n_caches); k++) {
+            lane *l = &L->lane[L->n_lanes++];
+            l->cell = i;
+            l->cache = shared ? KVT_ALL : k;
+            l->n_heads = shared ? L->H : kvt_group(&c->job);
+            l->head0 = shared ? 0 : k * l->n_heads;
+            l->view = (kvt_lane){ .job = &c->job, .layer = L->layer, .cache = l->cache, .capacity = c->setup.prompt_capacity };
+            KVT_TRY(lane_alloc(r, l, err));
+        }
+    }
+    return KVT_OK;
+}
+
+/* First failure of a lane. */
+static kvt_status lane_status(const run *r, kvt_err *err)
+{
+    for (uint32_t i = 0; i < r->L.n_lanes; i++) {
+        const lane *l = &r->L.lane[i];
+        const kvt_config *config = r->cell[l->cell].config;
+        if (l->status == KVT_ENOMEM)
+            return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for kept sets", r->src->path, r->L.layer);
+        if (l->status < 0 && l->why[0])
+            return kvt_fail(err, l->status, "policy %s: %s", config->info.label, l->why);
+        if (l->status < 0)
+            return kvt_fail(err, l->status, "%s: layer %u cache %u: policy %s gave NaN for a slot; operands with NaN or Inf? run: kvtrace verify",
+                            r->src->path, r->L.layer, l->cache == KVT_ALL ? 0 : l->cache, config->info.label);
+    }
+    return KVT_OK;
+}
+
+kvt_status kvt__lanes_prompt(run *r, kvt_err *err)
+{
+    layer_run *L = &r->L;
+    const uint32_t n_blocks = (r->N + KVT_TILE - 1) / KVT_TILE;
+    lane_task task = { r, 0, NULL };
+    int any = 0;
+
+    KVT_TRY(lane_make_all(r, err));
+    for (uint32_t i = 0; i < r->n_cells; i++)
+        any |= r->cell[i].in_prompt;
+    if (!any)
+        return KVT_OK;
+    L->one = malloc((size_t)L->H * r->N * KVT_TILE * sizeof *L->one);
+    task.sink = calloc((size_t)L->H * KVT_TILE, sizeof *task.sink);
+    if (!L->one || !task.sink) {
+        free(task.sink);
+        return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for prompt rows", r->src->path, L->layer);
+    }
+    for (task.block = 0; task.block < n_blocks; task.block++) {
+        if (lane_prompt_needs(r, task.block * KVT_TILE, KVT_TILE))
+            kvt_pool_run(r->pool, L->H, lane_prompt_rows, &task);
+        kvt_pool_run(r->pool, L->n_lanes, lane_prompt_block, &task);
+    }
+    free(task.sink);
+    free(L->one);
+    L->one = NULL;
+    lane_prompt_take(r);
+    return lane_status(r, err);
+}
+
+/* ------------------------------------------------------------------- decoding */
+
+/* Slots = what the one-shot choice kept; the others left with its scores. */
+static void lane_fill(const run *r, lane *l, const float *score)
+{
+    const run_cell *c = &r->cell[l->cell];
+    const uint8_t *kept = c->kept + (size_t)(l->cache == KVT_ALL ? 0 : l->cache) * r->N;
+    float last = INFINITY;
+
+    for (uint32_t j = c->setup.exempt; j < r->N; j++) {
+        if (kept[j])
+            l->pos[l->n++] = j;
+        else
+            l->left[j] = -1;
+        if (kept[j] && score && score[j] < last)
+            last = score[j];
+    }
+    for (uint32_t j = 0; j < r->N; j++) {
+        l->left_score[j] = score ? score[j] : NAN;
+        l->left_margin[j] = score && last < INFINITY ? last - score[j] : NAN;
+    }
+    if (score) {
+        kvt_rank(score, r->N, l->order, l->tmp);
+        for (uint32_t i = 0; i < r->N; i++)
+            l->left_rank[l->order[i]] = i + 1;
+    }
 }
 
 /* The prompt is complete: columns get their meaning, the first eviction. */
 static void lane_begin(void *arg, uint32_t item, uint32_t thread)
 {
     run *r = arg;
-    layer_run *L = &r->L;
-    lane *l = &L->lane[item];
+    lane *l = &r->L.lane[item];
     run_cell *c = &r->cell[l->cell];
     const kvt_policy *p = c->config->policy;
-    const kvt_prompt prompt = { .layer = L->layer, .window = r->window, .win = L->win, .col_sum = L->col_sum, .nu = L->nu };
-    kvt_event ev = { .n = r->N, .pos = l->pos, .prob = NULL };
+    const uint32_t first = l->cache == KVT_ALL ? 0 : l->cache;
+    const float *score = r->cell[c->score_of].score;
+    kvt_prompt prompt;
 
     (void)thread;
-    for (uint32_t j = 0; j < r->N; j++)
-        l->pos[j] = j;
-    for (uint32_t j = 0; j < r->T; j++)
-        l->left[j] = INT32_MAX;
-    l->n = r->N;
-    if (p->begin)
-        p->begin(&l->view, &prompt, &ev, l->col);
-    lane_evict(r, l, -1);
-    lane_snapshot(r, l, 0);
+    if (!c->online)
+        return;
+    l->view.capacity = kvt__defer_capacity(r, c, first);
+    if (!c->in_prompt) {
+        lane_fill(r, l, score ? score + (size_t)first * r->N : NULL);
+        if (p->begin) {
+            const kvt_event ev = { .n = l->n, .pos = l->pos, .query = r->N - 1, .n_heads = l->n_heads };
+            kvt__prompt_view(r, NULL, &prompt);
+            p->begin(&l->view, &prompt, score ? score + (size_t)first * r->N : NULL, &ev, l->col);
+        }
+        if (!c->setup.prompt_wait)
+            lane_evict(r, l, r->N - 1, -1, NULL);
+    }
+    lane_snapshot(r, l, r->N);
 }
-
-typedef struct lane_task { run *r; uint32_t block; } lane_task;
 
 static void lane_rows(void *arg, uint32_t head, uint32_t thread)
 {
@@ -193,86 +524,57 @@ static void lane_block(void *arg, uint32_t item, uint32_t thread)
     const float *tiles[KVT_MAX_HEADS];
 
     (void)thread;
+    if (!r->cell[l->cell].online)
+        return;
     for (uint32_t h = 0; h < l->n_heads; h++)
         tiles[h] = r->L.stage ? kvt__tile(r, l->head0 + h, task->block, NULL) : r->L.one + (l->head0 + h) * stride;
     for (uint32_t i = 0; i < n; i++)
         lane_step(r, l, t0 + i, tiles, i);
 }
 
-static kvt_status lane_alloc(const run *r, lane *l, kvt_err *err)
+/* Counts of online cells: what the prompt's end left, and the capacity that losses are
+ * measured at. Capacities are known before any lane runs. */
+void kvt__lane_counts(run *r)
 {
-    const size_t cap = (size_t)r->T + 1, cols = r->cell[l->cell].config->policy->slot_cols;
-
-    l->view.cap = (uint32_t)cap;
-    l->pos = malloc(cap * sizeof *l->pos);
-    l->col = calloc((cols ? cols : 1) * cap, sizeof *l->col);
-    l->prob = malloc(cap * sizeof *l->prob);
-    l->worth = malloc(cap * sizeof *l->worth);
-    l->mean = malloc(cap * sizeof *l->mean);
-    l->order = malloc(cap * sizeof *l->order);
-    l->tmp = malloc(cap * sizeof *l->tmp);
-    l->left = malloc(cap * sizeof *l->left);
-    l->left_rank = calloc(cap, sizeof *l->left_rank);
-    l->left_score = malloc(cap * sizeof *l->left_score);
-    l->left_margin = malloc(cap * sizeof *l->left_margin);
-    l->last_kept = l->first_dropped = NAN;
-    return l->pos && l->col && l->prob && l->worth && l->mean && l->order && l->tmp && l->left && l->left_rank
-        && l->left_score && l->left_margin ? KVT_OK : kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for online caches", r->src->path, r->L.layer);
-}
-
-static kvt_status lane_make_all(run *r, kvt_err *err)
-{
-    layer_run *L = &r->L;
-    uint32_t n = 0;
-
-    for (uint32_t i = 0; i < r->n_cells; i++)
-        if (r->cell[i].online)
-            n += r->cell[i].setup.share_over == KVT_SPAN_LAYER ? 1 : r->cell[i].job.n_caches;
-    L->lane = calloc(n ? n : 1, sizeof *L->lane);
-    if (!L->lane)
-        return kvt_fail(err, KVT_ENOMEM, "out of memory");
     for (uint32_t i = 0; i < r->n_cells; i++) {
         run_cell *c = &r->cell[i];
-        const int shared = c->setup.share_over == KVT_SPAN_LAYER;
-        for (uint32_t k = 0; c->online && k < (shared ? 1 : c->job.n_caches); k++) {
-            lane *l = &L->lane[L->n_lanes++];
-            l->cell = i;
-            l->cache = shared ? KVT_ALL : k;
-            l->n_heads = shared ? L->H : kvt_group(&c->job);
-            l->head0 = shared ? 0 : k * l->n_heads;
-            l->view = (kvt_lane){ .job = &c->job, .layer = L->layer, .cache = l->cache, .capacity = c->setup.capacity };
-            KVT_TRY(lane_alloc(r, l, err));
-        }
+        for (uint32_t k = 0; c->online && k < c->job.n_caches; k++)
+            c->n_held[k] = c->setup.exempt + kvt__defer_capacity(r, c, k);
     }
-    return KVT_OK;
 }
 
 kvt_status kvt__lanes(run *r, kvt_err *err)
 {
     layer_run *L = &r->L;
-    lane_task task = { r, 0 };
+    lane_task task = { r, 0, NULL };
+    int any = 0;
 
-    if (!r->any_online)
+    for (uint32_t i = 0; i < L->n_lanes; i++)
+        any |= r->cell[L->lane[i].cell].online;
+    if (!any)
         return KVT_OK;
-    KVT_TRY(lane_make_all(r, err));
     kvt_pool_run(r->pool, L->n_lanes, lane_begin, r);
-    for (uint32_t i = 0; i < L->n_lanes; i++) {          /* ties of the first eviction */
+    for (uint32_t i = 0; i < L->n_lanes; i++) {          /* what the prompt's end left, ties of the first eviction */
         const lane *l = &L->lane[i];
         run_cell *c = &r->cell[l->cell];
-        const uint32_t copies = l->cache == KVT_ALL ? c->job.n_caches : 1;
-        c->n_kept_all += (uint64_t)l->n * copies;
-        for (uint32_t k = 0; k < l->n && l->n < r->N; k++)
-            c->n_tied += copies * (l->worth[l->order[k]] == l->first_dropped);
+        const uint32_t from = l->cache == KVT_ALL ? 0 : l->cache, to = l->cache == KVT_ALL ? c->job.n_caches : l->cache + 1;
+        if (!c->online)
+            continue;
+        c->flags |= c->setup.flags;
+        if (!(c->setup.caps & KVT_POLICY_ONESHOT) && !c->in_prompt && !l->evicted)
+            c->flags |= KVT_FLAG_KEPT_ALL;
+        for (uint32_t k = from; k < to; k++) {
+            c->n_prompt[k] = (c->setup.exempt < r->N ? c->setup.exempt : r->N) + l->n;
+            c->n_kept_all += c->setup.caps & KVT_POLICY_ONESHOT ? 0 : c->n_prompt[k];
+            c->n_tied += l->n_tied;
+        }
     }
     for (task.block = 0; task.block < r->n_blocks; task.block++) {
         if (!L->stage)
             kvt_pool_run(r->pool, L->H, lane_rows, &task);
         kvt_pool_run(r->pool, L->n_lanes, lane_block, &task);
     }
-    for (uint32_t i = 0; i < L->n_lanes; i++)
-        if (L->lane[i].status < 0)
-            return kvt_fail(err, L->lane[i].status, "%s: layer %u: out of memory for kept sets", r->src->path, L->layer);
-    return KVT_OK;
+    return lane_status(r, err);
 }
 
 void kvt__lanes_free(run *r)
@@ -281,7 +583,7 @@ void kvt__lanes_free(run *r)
 
     for (uint32_t i = 0; L->lane && i < L->n_lanes; i++) {
         lane *l = &L->lane[i];
-        free(l->pos), free(l->col), free(l->prob), free(l->worth), free(l->mean), free(l->order), free(l->tmp);
+        free(l->pos), free(l->col), free(l->prob), free(l->worth), free(l->mean), free(l->order), free(l->tmp), free(l->ws);
         free(l->left), free(l->left_rank), free(l->left_score), free(l->left_margin), free(l->snap);
     }
     free(L->lane);

@@ -156,7 +156,7 @@ static void mass_head(void *arg, uint32_t head, uint32_t thread)
             mass_split(r, u, head, b, n_cls, &w);
         }
     }
-    if (r->L.v)
+    if (r->opts->output_error)
         for (uint32_t b = 0; b < r->n_blocks; b++)
             mass_errors(r, head, b, kvt__tile(r, head, b, r->scratch[thread]));
     goto done;
@@ -178,16 +178,16 @@ kvt_status kvt__mass(run *r, kvt_err *err)
         if (!c->measured || c->bound)
             continue;
         c->part = calloc(HG * N_PARTS, sizeof *c->part);
-        if (r->L.v) {
+        if (r->opts->output_error) {
             c->err = malloc((HE ? HE : 1) * sizeof *c->err);
             c->sep = malloc((HE ? HE : 1) * sizeof *c->sep);
         }
-        if (!c->part || (r->L.v && (!c->err || !c->sep)))
+        if (!c->part || (r->opts->output_error && (!c->err || !c->sep)))
             return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for losses", r->src->path, r->L.layer);
-        for (size_t k = 0; r->L.v && k < HE; k++)
+        for (size_t k = 0; r->opts->output_error && k < HE; k++)
             c->err[k] = c->sep[k] = NAN;
     }
-    if (r->L.v && !(r->L.o_norm = calloc(HE ? HE : 1, sizeof *r->L.o_norm)))
+    if (r->opts->output_error && !(r->L.o_norm = calloc(HE ? HE : 1, sizeof *r->L.o_norm)))
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     kvt_pool_run(r->pool, r->L.H, mass_head, r);
     for (uint32_t h = 0; h < r->L.H; h++)

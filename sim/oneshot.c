@@ -9,47 +9,31 @@
 
 uint32_t kvt__n_trivial(const run *r, const run_cell *c)
 {
-    const uint64_t uniform = kvt_budget_uniform(c->budget, r->N);
+    uint64_t uniform = kvt_budget_uniform(c->budget, r->N);
+    uint32_t n = 0;
 
-    if (uniform < r->N)
-        return 0;
-    if (!c->online)
-        return r->G;                             /* |E_t| = N at every step           */
-    return uniform - r->N + 1 < r->G ? (uint32_t)(uniform - r->N + 1) : r->G;   /* |E_t| = N + t */
+    if (c->setup.exempt > 0)                     /* the budget counts generated tokens    */
+        uniform = (uint64_t)c->setup.exempt + c->setup.capacity;
+    if (uniform >= r->N && !c->online)
+        return r->G;                             /* |E_t| = N at every step               */
+    if (uniform >= r->N)
+        n = uniform - r->N + 1 < r->G ? (uint32_t)(uniform - r->N + 1) : r->G;   /* |E_t| = N + t */
+    if (c->setup.prompt_wait && n == 0 && r->G > 0 && kvt__keeps_all(&c->job, &c->setup))
+        n = 1;                                   /* nothing leaves before the first step  */
+    return n;
 }
 
 /* Job and setup of a cell for the layer at hand. */
 static void oneshot_job(const run *r, run_cell *c)
 {
-    const kvt_policy *p = c->config->policy;
-    const layer_run *L = &r->L;
-
-    memset(&c->job, 0, sizeof c->job);
-    c->job.n_q_heads = L->H;
-    c->job.n_kv_heads = L->Hkv;
-    c->job.n_caches = c->config->caches == KVT_CACHES_QUERY ? L->H : L->Hkv;
-    c->job.n = r->N;
-    c->job.n_new = r->G;
-    c->job.rule = c->budget->rule;
-    c->job.key = kvt_random_key(c->id.seed, r->info->content_id);
-    c->job.param = c->config->param;
-    kvt_budget_counts(c->budget, &c->job);
-    if (c->full) {
-        c->job.keep_cache = r->N;
-        c->job.keep_layer = (uint64_t)r->N * c->job.n_caches;
-    }
-    memset(&c->setup, 0, sizeof c->setup);
-    c->setup.rank_over = p->rank_over;
-    c->setup.share_over = p->share_over;
-    c->setup.capacity = c->job.keep_cache;
-    if (p->setup)
-        p->setup(&c->job, &c->setup);
+    kvt__job(c->config, c->budget, r->info, r->L.layer, kvt_random_key(c->id.seed, r->info->content_id), &c->job);
+    kvt__setup(c->config->policy, &c->job, &c->setup);
 }
 
 /* The engine keeps everything itself when there is nothing to choose. */
-static int oneshot_keeps_all(const run *r, const run_cell *c)
+static int oneshot_keeps_all(const run_cell *c)
 {
-    return c->full || c->job.keep_cache >= r->N || (c->setup.window > 0 && r->N <= c->setup.window);
+    return c->full || kvt__keeps_all(&c->job, &c->setup) || !(c->setup.caps & (KVT_POLICY_ONESHOT | KVT_POLICY_BOUND));
 }
 
 kvt_status kvt__jobs(run *r, kvt_err *err)
@@ -61,39 +45,109 @@ kvt_status kvt__jobs(run *r, kvt_err *err)
         oneshot_job(r, c);
         n = (size_t)c->job.n_caches * r->N;
         c->n_held = calloc(c->job.n_caches, sizeof *c->n_held);
-        if (!c->online && !c->bound)
+        c->n_prompt = calloc(c->job.n_caches, sizeof *c->n_prompt);
+        c->keep = calloc(c->job.n_caches, sizeof *c->keep);
+        if (!c->bound)
             c->kept = calloc(n, 1);
-        if (!c->n_held || (!c->online && !c->bound && !c->kept))
+        if (!c->n_held || !c->n_prompt || !c->keep || (!c->bound && !c->kept))
             return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for kept sets", r->src->path, r->L.layer);
-        if (c->online)
-            c->flags |= c->setup.flags | (c->setup.capacity >= r->N ? KVT_FLAG_KEPT_ALL : 0);
         for (uint32_t k = 0; k < c->job.n_caches; k++)
-            c->n_held[k] = c->online ? c->setup.capacity : c->job.keep_cache < r->N ? c->job.keep_cache : r->N;
+            c->n_held[k] = c->n_prompt[k] = c->job.keep_cache < r->N ? c->job.keep_cache : r->N;
     }
     return KVT_OK;
 }
 
-typedef struct oneshot_task { run *r; const uint32_t *cell; kvt_prompt prompt; const double *future; } oneshot_task;
+typedef struct oneshot_task { run *r; const uint32_t *cell; kvt_prompt prompt; } oneshot_task;
 
-static kvt_status oneshot_score(const oneshot_task *t, run_cell *c, kvt_err *err)
+void kvt__prompt_view(const run *r, const double *future, kvt_prompt *out)
 {
-    const run *r = t->r;
+    const layer_run *L = &r->L;
+
+    *out = (kvt_prompt){
+        .layer = L->layer, .slot = L->slot, .window = r->window, .win = L->win, .col_sum = L->col_sum, .nu = L->nu,
+        .future_sum = future, .q = r->n_q == r->N ? L->q_prompt : NULL,
+        .key = L->k, .key_stride = (size_t)r->T * L->d, .val = L->v, .val_stride = (size_t)r->T * L->d_v,
+        .rope = L->rope.dims ? &L->rope : NULL,
+    };
+}
+
+/* The first tokens and the last stay whatever the policy says. */
+static void oneshot_protect(const run *r, run_cell *c)
+{
+    const uint32_t first = c->config->keep_first, last = c->config->keep_last;
+
+    for (uint32_t k = 0; k < c->job.n_caches; k++)
+        for (uint32_t j = 0; j < r->N; j++)
+            if (j < first || r->N - j <= last)
+                c->score[(size_t)k * r->N + j] = INFINITY;
+}
+
+kvt_status kvt__score(const run *r, run_cell *c, const kvt_prompt *in, double *stat, kvt_err *err)
+{
+    const kvt_policy *p = c->config->policy;
     const size_t n = (size_t)c->job.n_caches * r->N;
     kvt_ws ws = { NULL, 0, c->setup.ws_bytes };
     void *raw = malloc(ws.size + 64);
+    kvt_choice choice;
 
+    free(c->score);
     c->score = malloc((n ? n : 1) * sizeof *c->score);
     if (!c->score || !raw) {
         free(raw);
         return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for scores of %s", r->src->path, r->L.layer, c->config->info.label);
     }
+    for (uint32_t k = 0; k < c->job.n_caches; k++)
+        c->keep[k] = c->job.keep_cache;
+    c->keep_layer = c->job.keep_layer;
     ws.base = (unsigned char *)raw + (64 - (uintptr_t)raw % 64) % 64;
-    c->config->policy->score(&c->job, &t->prompt, &ws, c->score);
+    choice = (kvt_choice){ c->score, c->keep, &c->keep_layer, stat };
+    p->score(&c->job, in, &ws, &choice);
     free(raw);
     for (size_t i = 0; i < n; i++)
-        if (isnan(c->score[i]))
+        if (isnan(c->score[i])) {
+            const char *why = p->why ? p->why(p->self) : NULL;
+            if (why)
+                return kvt_fail(err, KVT_ECHECK, "policy %s: %s", c->config->info.label, why);
             return kvt_fail(err, KVT_ECHECK, "%s: layer %u: policy %s gave NaN for cache %zu token %zu; operands with NaN or Inf? run: kvtrace verify",
                             r->src->path, r->L.layer, c->config->info.label, i / r->N, i % r->N);
+        }
+    oneshot_protect(r, c);
+    return KVT_OK;
+}
+
+static void oneshot_keep_all(const run *r, run_cell *c)
+{
+    memset(c->kept, 1, (size_t)c->job.n_caches * r->N);
+    for (uint32_t k = 0; k < c->job.n_caches; k++)
+        c->n_held[k] = r->N;
+    if (!c->full && kvt__keeps_all(&c->job, &c->setup))
+        c->flags |= KVT_FLAG_KEPT_ALL;
+    c->last_kept = c->first_dropped = NAN;
+}
+
+static kvt_status oneshot_choose(run *r, run_cell *c, const kvt_prompt *in, kvt_err *err)
+{
+    const size_t n = (size_t)c->job.n_caches * ((size_t)r->N + 1);
+    double stat[KVT_STATS] = { 0 };
+    kvt_chosen chosen;
+    const run_cell *from = &r->cell[c->score_of];
+    uint32_t *scratch;
+
+    if (from == c)
+        KVT_TRY(kvt__score(r, c, in, stat, err));
+    scratch = malloc((n ? n : 1) * sizeof *scratch);
+    if (!scratch)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    /* who borrows scores has its own counts: nested policies leave the preset ones */
+    for (uint32_t k = 0; from != c && k < c->job.n_caches; k++)
+        c->keep[k] = c->job.keep_cache;
+    kvt_choose(&c->job, &c->setup, r->L.layer, from->score, c->keep, from == c ? c->keep_layer : c->job.keep_layer, c->kept,
+               c->n_held, scratch, &chosen);
+    free(scratch);
+    c->n_tied += chosen.n_tied;
+    c->n_kept_all += chosen.n_held;
+    c->last_kept = chosen.last_kept;
+    c->first_dropped = chosen.first_dropped;
     return KVT_OK;
 }
 
@@ -102,39 +156,21 @@ static void oneshot_cell(void *arg, uint32_t item, uint32_t thread)
     const oneshot_task *t = arg;
     run *r = t->r;
     run_cell *c = &r->cell[t->cell[item]];
-    const size_t n = (size_t)c->job.n_caches * r->N;
-    kvt_chosen chosen = { 0, 0, NAN, NAN };
-    uint32_t *order, *tmp;
 
     (void)thread;
     r->item_status[item] = KVT_OK;
-    if (oneshot_keeps_all(r, c)) {
-        memset(c->kept, 1, n);
-        for (uint32_t k = 0; k < c->job.n_caches; k++)
-            c->n_held[k] = r->N;
-        if (!c->full)
-            c->flags |= KVT_FLAG_KEPT_ALL;
-        c->last_kept = c->first_dropped = NAN;
-        return;
-    }
-    if (&r->cell[c->score_of] == c) {
-        r->item_status[item] = oneshot_score(t, c, &r->item_err[item]);
+    if (oneshot_keeps_all(c)) {
+        oneshot_keep_all(r, c);
+    } else {
+        if (c->deferred)
+            kvt__defer_take(r, c);
+        else
+            r->item_status[item] = oneshot_choose(r, c, &t->prompt, &r->item_err[item]);
         if (r->item_status[item] < 0)
             return;
+        c->flags |= c->setup.flags;
     }
-    order = malloc((n ? n : 1) * 2 * sizeof *order);
-    if (!order) {
-        r->item_status[item] = kvt_fail(&r->item_err[item], KVT_ENOMEM, "out of memory");
-        return;
-    }
-    tmp = order + n;
-    kvt_choose(&c->job, c->setup.rank_over, r->cell[c->score_of].score, c->kept, c->n_held, order, tmp, &chosen);
-    free(order);
-    c->n_tied += chosen.n_tied;
-    c->n_kept_all += chosen.n_held;
-    c->flags |= c->setup.flags;
-    c->last_kept = chosen.last_kept;
-    c->first_dropped = chosen.first_dropped;
+    memcpy(c->n_prompt, c->n_held, c->job.n_caches * sizeof *c->n_held);
 }
 
 /* Cells whose turn it is: oracles read the future, the others must not wait for it. In
@@ -144,15 +180,10 @@ kvt_status kvt__choose_sets(run *r, int oracles, kvt_err *err)
     uint32_t *list = malloc((r->n_cells ? r->n_cells : 1) * sizeof *list);
     double *future = NULL;
     kvt_status st = KVT_OK;
-    oneshot_task t = { r, list, { 0 }, NULL };
+    oneshot_task t = { r, list, { 0 } };
 
     if (!list)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
-    t.prompt.layer = r->L.layer;
-    t.prompt.window = r->window;
-    t.prompt.win = r->L.win;
-    t.prompt.col_sum = r->L.col_sum;
-    t.prompt.nu = r->L.nu;
     if (oracles) {                               /* [H][N] out of [H][T] */
         future = malloc((size_t)r->L.H * r->N * sizeof *future);
         if (!future) {
@@ -161,20 +192,20 @@ kvt_status kvt__choose_sets(run *r, int oracles, kvt_err *err)
         }
         for (uint32_t h = 0; h < r->L.H; h++)
             memcpy(future + (size_t)h * r->N, r->L.col + (size_t)h * r->T, r->N * sizeof *future);
-        t.prompt.future_sum = future;
     }
+    kvt__prompt_view(r, future, &t.prompt);
     for (int borrow = 0; borrow < 2 && st == KVT_OK; borrow++) {
         uint32_t n = 0;
         for (uint32_t i = 0; i < r->n_cells; i++) {
             run_cell *c = &r->cell[i];
-            if (c->online || c->bound || ((c->config->policy->caps & KVT_POLICY_ORACLE) != 0) != (oracles != 0))
+            if (c->bound || ((c->config->policy->caps & KVT_POLICY_ORACLE) != 0) != (oracles != 0))
                 continue;
             if (!borrow) {                       /* who scores for whom in this layer */
                 uint32_t owner = i;
-                if (c->setup.nested && !oneshot_keeps_all(r, c))
+                if (c->setup.nested && !c->deferred && !oneshot_keeps_all(c))
                     for (uint32_t k = 0; k < i && owner == i; k++)
                         if (r->cell[k].config == c->config && r->cell[k].id.seed == c->id.seed && r->cell[k].setup.nested
-                            && !oneshot_keeps_all(r, &r->cell[k]))
+                            && !oneshot_keeps_all(&r->cell[k]))
                             owner = r->cell[k].score_of;
                 c->score_of = owner;
             }

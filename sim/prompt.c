@@ -37,46 +37,67 @@ static kvt_status prompt_read_heads(run *r, kvt_tensor t, uint32_t heads, uint32
     return KVT_OK;
 }
 
-/* 16 window rows of one head. */
-static void prompt_window_tile(void *arg, uint32_t item, uint32_t thread)
+/* Rows of the prompt queries at positions p0 .. p0 + rows - 1 of one head: z[N][16] becomes
+ * probabilities, 0 behind a query's own position. scratch holds the queries, then z. */
+static double *prompt_rows(const run *r, uint32_t h, uint32_t p0, uint32_t rows, double *scratch, double *sink_share)
 {
-    run *r = arg;
-    layer_run *L = &r->L;
-    const uint32_t per_head = (r->window + KVT_TILE - 1) / KVT_TILE;
-    const uint32_t h = item / per_head, row0 = (item % per_head) * KVT_TILE;
-    const uint32_t rows = r->window - row0 < KVT_TILE ? r->window - row0 : KVT_TILE;
-    double *qt = r->scratch[thread], *z = qt + (size_t)L->d * KVT_TILE;
-    const float *q = L->q + ((size_t)h * (r->window + r->G) + row0) * L->d;
+    const layer_run *L = &r->L;
+    double *qt = scratch, *z = qt + (size_t)L->d * KVT_TILE;
+    const float *q = L->q_prompt + ((size_t)h * r->n_q + r->n_q - r->N + p0) * L->d;
     const float *k = L->k + (size_t)(h / L->group) * r->T * L->d;
-    float sink = 0;
-    kvt_rows_args a = { .qt = qt, .k = k, .n_keys = r->N, .d = L->d, .scale = L->info->scale, .softcap = L->info->softcap };
+    const double sink = L->info->has_sinks ? L->sink_share[(size_t)L->H * r->G + h] : -INFINITY;
+    const kvt_rows_args a = { .qt = qt, .k = k, .n_keys = p0 + rows, .d = L->d, .scale = L->info->scale, .softcap = L->info->softcap };
 
     memset(qt, 0, (size_t)L->d * KVT_TILE * sizeof *qt);
     for (uint32_t i = 0; i < rows; i++)
         for (uint32_t c = 0; c < L->d; c++)
             qt[(size_t)c * KVT_TILE + i] = (double)q[(size_t)i * L->d + c];
     r->kern->logits(&a, z);
-    if (L->info->has_sinks)
-        sink = L->sink_share ? (float)L->sink_share[(size_t)L->H * r->G + h] : 0;
-    for (uint32_t i = 0; i < rows; i++) {
-        float *out = L->win + ((size_t)h * r->window + row0 + i) * r->N;
-        const uint32_t p = r->N - r->window + row0 + i;      /* its own position */
-        double max = L->info->has_sinks ? (double)sink : -INFINITY, sum = 0;
+    for (uint32_t i = 0; i < KVT_TILE; i++) {
+        const uint32_t n = i < rows ? p0 + i + 1 : 0;        /* keys it sees */
+        double max = sink, sum = 0;
 
-        for (uint32_t j = 0; j <= p; j++)
+        for (uint32_t j = 0; j < n; j++)
             max = z[(size_t)j * KVT_TILE + i] > max ? z[(size_t)j * KVT_TILE + i] : max;
-        for (uint32_t j = 0; j <= p; j++) {
+        for (uint32_t j = 0; j < n; j++) {
             const double e = kvt_exp(z[(size_t)j * KVT_TILE + i] - max);
             z[(size_t)j * KVT_TILE + i] = e;
             sum += e;
         }
-        if (L->info->has_sinks)
-            sum += kvt_exp((double)sink - max);
-        for (uint32_t j = 0; j <= p; j++)
-            out[j] = (float)(z[(size_t)j * KVT_TILE + i] / sum);
-        for (uint32_t j = p + 1; j < r->N; j++)
-            out[j] = 0;
+        sum += L->info->has_sinks ? kvt_exp(sink - max) : 0;
+        for (uint32_t j = 0; j < n; j++)
+            z[(size_t)j * KVT_TILE + i] /= sum;
+        for (uint32_t j = n; j < r->N; j++)
+            z[(size_t)j * KVT_TILE + i] = 0;
+        if (sink_share)
+            sink_share[i] = L->info->has_sinks && n ? kvt_exp(sink - max) / sum : 0;
     }
+    return z;
+}
+
+/* 16 window rows of one head. */
+static void prompt_window_tile(void *arg, uint32_t item, uint32_t thread)
+{
+    run *r = arg;
+    const uint32_t per_head = (r->window + KVT_TILE - 1) / KVT_TILE;
+    const uint32_t h = item / per_head, row0 = (item % per_head) * KVT_TILE;
+    const uint32_t rows = r->window - row0 < KVT_TILE ? r->window - row0 : KVT_TILE;
+    const double *z = prompt_rows(r, h, r->N - r->window + row0, rows, r->scratch[thread], NULL);
+
+    for (uint32_t i = 0; i < rows; i++) {
+        float *out = r->L.win + ((size_t)h * r->window + row0 + i) * r->N;
+        for (uint32_t j = 0; j < r->N; j++)
+            out[j] = (float)z[(size_t)j * KVT_TILE + i];
+    }
+}
+
+void kvt__prompt_tile(const run *r, uint32_t head, uint32_t block, float *tile, double *scratch, double *sink)
+{
+    const uint32_t p0 = block * KVT_TILE, rows = r->N - p0 < KVT_TILE ? r->N - p0 : KVT_TILE;
+    const double *z = prompt_rows(r, head, p0, rows, scratch, sink);
+
+    for (size_t i = 0; i < (size_t)r->N * KVT_TILE; i++)
+        tile[i] = (float)z[i];
 }
 
 /* Rank of every prompt entry by the mean of the last rows: the yardstick of "late
@@ -161,6 +182,18 @@ static kvt_status prompt_load_lse(run *r, kvt_err *err)
     return L->lse ? KVT_OK : kvt_fail(err, KVT_ENOMEM, "out of memory");
 }
 
+/* dims 0 = the layer does not rotate. */
+static void prompt_rope(run *r)
+{
+    const kvt_layer_info *x = r->L.info;
+
+    if (x->rope_dims > 0)
+        r->L.rope = (kvt_rope){ .dims = x->rope_dims, .offset = x->rope_offset, .interleaved = x->rope_interleaved,
+                                .n_segments = x->rope_segments, .segment_start = x->rope_segment_start,
+                                .inv_freq = x->rope_inv_freq, .scaling = x->rope_attention_scaling,
+                                .angle = x->rope_angle_type, .table = x->rope_table_type, .rotary = r->info->rotary };
+}
+
 kvt_status kvt__layer_load(run *r, uint32_t layer, uint32_t slot, kvt_err *err)
 {
     layer_run *L = &r->L;
@@ -179,10 +212,11 @@ kvt_status kvt__layer_load(run *r, uint32_t layer, uint32_t slot, kvt_err *err)
     L->d = L->info->d_k;
     L->d_v = L->info->d_v;
     KVT_TRY(prompt_read_heads(r, KVT_T_K, L->Hkv, 0, r->T, L->d, &L->k, err));
-    KVT_TRY(prompt_read_heads(r, KVT_T_Q, L->H, R - G - r->window, r->window + G, L->d, &L->q, err));
+    KVT_TRY(prompt_read_heads(r, KVT_T_Q, L->H, R - G - r->n_q, r->n_q, L->d, &L->q_prompt, err));
+    KVT_TRY(prompt_read_heads(r, KVT_T_Q, L->H, R - G, G, L->d, &L->q, err));
     KVT_TRY(prompt_load_lse(r, err));
     KVT_TRY(prompt_load_sinks(r, err));
-    if (r->opts->output_error)
+    if (r->opts->output_error || r->need & KVT_NEED_VALUES)
         KVT_TRY(prompt_read_heads(r, KVT_T_V, L->Hkv, 0, r->T, L->d_v, &L->v, err));
     if (r->need & KVT_NEED_NU) {
         KVT_TRY(prompt_read_heads(r, KVT_T_NU, L->H, 0, N, 1, &L->nu, err));
@@ -192,6 +226,8 @@ kvt_status kvt__layer_load(run *r, uint32_t layer, uint32_t slot, kvt_err *err)
         KVT_TRY(prompt_read_heads(r, KVT_T_STAT_SUM, L->H, 0, N, 1, &L->col_sum, err));
         KVT_TRY(prompt_check_nonneg(r, L->col_sum, N, "stats/sum", err));
     }
+    if (r->need & KVT_NEED_ROPE)
+        prompt_rope(r);
     L->win = prompt_alloc(L->H, r->window, N, sizeof *L->win);
     L->win_rank = prompt_alloc(L->H, N, 1, sizeof *L->win_rank);
     if (!L->win || !L->win_rank)
@@ -208,11 +244,11 @@ void kvt__layer_free(run *r)
 
     kvt__lanes_free(r);
     free(L->k), free(L->q), free(L->lse), free(L->sink_share), free(L->v), free(L->o_norm), free(L->nu), free(L->col_sum);
-    free(L->win), free(L->win_rank), free(L->stage), free(L->one);
+    free(L->q_prompt), free(L->win), free(L->win_rank), free(L->stage), free(L->one);
     free(L->col), free(L->prompt_mass), free(L->ns_mass), free(L->defect), free(L->lse_redone);
     free(L->b_prompt), free(L->b_all);
     free(L->oracle_prompt), free(L->oracle_all), free(L->fixed_prompt), free(L->fixed_all);
-    L->k = L->q = L->v = L->nu = L->col_sum = L->win = L->stage = L->one = NULL;
+    L->k = L->q = L->q_prompt = L->v = L->nu = L->col_sum = L->win = L->stage = L->one = NULL;
     L->lse = L->sink_share = L->col = L->prompt_mass = L->ns_mass = L->defect = NULL;
     L->lse_redone = NULL;
     L->o_norm = NULL;

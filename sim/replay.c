@@ -29,7 +29,14 @@ static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_bu
     c.id.budget = &budget->info;
     c.id.seed = seed;
     c.id.requested_tokens = budget->in_tokens ? budget->value : budget->value * r->N;
-    c.online = (config->policy->caps & KVT_POLICY_ONLINE) != 0;
+    for (uint32_t l = r->info->n_layers; l-- > 0;)       /* ends with the first layer that evicts */
+        if (r->info->layer[l].attn == KVT_ATTN_FULL) {
+            kvt__job(config, budget, r->info, l, 0, &c.job);
+            kvt__setup(config->policy, &c.job, &c.setup);
+        }
+    c.online = c.setup.caps & KVT_POLICY_ONLINE && c.setup.capacity != KVT_NO_LIMIT;
+    c.in_prompt = c.setup.prompt_stride > 0;
+    c.deferred = c.setup.caps & KVT_POLICY_ONESHOT && (config->policy->allot || c.setup.rank_over == KVT_SPAN_MODEL);
     c.bound = (config->policy->caps & KVT_POLICY_BOUND) != 0;
     c.full = strcmp(config->policy->id, "full") == 0;
     kvt_cell_key(&c.id);
@@ -40,10 +47,15 @@ static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_bu
         return KVT_OK;                           /* a result is there, nobody wants the set */
     c.score_of = r->n_cells;
     c.held_min = UINT32_MAX;
-    r->need |= config->policy->needs;
-    r->any_online |= c.online;
+    r->need |= c.setup.needs;
     r->cell[r->n_cells++] = c;
     return KVT_OK;
+}
+
+/* Does its result depend on a seed? */
+static int replay_draws(const kvt_config *c)
+{
+    return (c->policy->caps & KVT_POLICY_RANDOM) || c->ties == KVT_TIES_SEEDED;
 }
 
 static kvt_status replay_plan(run *r, kvt_err *err)
@@ -53,14 +65,14 @@ static kvt_status replay_plan(run *r, kvt_err *err)
     size_t cap = 0;
 
     for (uint32_t i = 0; i < o->n_config; i++)
-        cap += (o->config[i]->policy->caps & KVT_POLICY_RANDOM ? n_seeds : 1) * (size_t)o->n_budget;
+        cap += (replay_draws(o->config[i]) ? n_seeds : 1) * (size_t)o->n_budget;
     r->cell = calloc(cap ? cap : 1, sizeof *r->cell);
     if (!r->cell)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     for (uint32_t i = 0; i < o->n_config; i++)
         for (uint32_t b = 0; b < o->n_budget; b++) {
-            const int random = (o->config[i]->policy->caps & KVT_POLICY_RANDOM) != 0;
-            if (kvt_plan_check(r->info, o->config[i], NULL) < 0)
+            const int random = replay_draws(o->config[i]);
+            if (kvt_plan_check(r->info, o->config[i], &o->budget[b], NULL) < 0)
                 continue;
             for (uint32_t s = 0; s < (random ? n_seeds : 1); s++)
                 KVT_TRY(replay_add_cell(r, o->config[i], &o->budget[b], random ? o->seed + s : 0, err));
@@ -98,9 +110,7 @@ static uint32_t replay_window(const run *r)
 
     for (uint32_t i = 0; i < r->n_cells; i++) {
         const run_cell *c = &r->cell[i];
-        const uint32_t asked = kvt__policy_window(c->config, r->N);
-        if (asked > w)
-            w = asked;
+        w = c->setup.window > w ? c->setup.window : w;
     }
     return w < r->info->window ? w : r->info->window;
 }
@@ -159,8 +169,10 @@ static void replay_cell_layer_free(run *r)
         run_cell *c = &r->cell[i];
         for (uint32_t h = 0; c->vio && h < r->L.H; h++)
             kvt__vio_free(&c->vio[h]);
-        free(c->kept), free(c->n_held), free(c->score), free(c->part), free(c->err), free(c->sep), free(c->vio);
-        c->kept = NULL, c->n_held = NULL, c->score = NULL, c->part = c->err = c->sep = NULL, c->vio = NULL;
+        free(c->kept), free(c->n_held), free(c->n_prompt), free(c->keep), free(c->score);
+        free(c->part), free(c->err), free(c->sep), free(c->vio);
+        c->kept = NULL, c->n_held = c->n_prompt = c->keep = NULL, c->score = NULL;
+        c->part = c->err = c->sep = NULL, c->vio = NULL;
         c->score_of = i;
     }
 }
@@ -175,6 +187,7 @@ static void replay_free(run *r)
         if (c->all_vio)
             kvt__vio_free(c->all_vio);
         free(c->all_vio);
+        kvt__defer_free(r, c);
     }
     for (uint32_t i = 0; r->scratch && r->pool && i < kvt_pool_threads(r->pool); i++)
         free(r->scratch[i]);
@@ -189,6 +202,8 @@ static kvt_status replay_layer(run *r, uint32_t layer, uint32_t slot, kvt_err *e
     KVT_TRY(kvt__layer_load(r, layer, slot, err));
     KVT_TRY(kvt__jobs(r, err));
     KVT_TRY(kvt__choose_sets(r, 0, err));
+    KVT_TRY(kvt__lanes_prompt(r, err));
+    kvt__lane_counts(r);
     KVT_TRY(kvt__rows_all(r, err));
     KVT_TRY(kvt__bounds(r, err));
     KVT_TRY(kvt__choose_sets(r, 1, err));
@@ -252,7 +267,9 @@ kvt_status kvt_replay(kvt_source *src, const kvt_replay_opts *opts, kvt_sink sin
     KVT_TRY_GOTO(st, replay_units(&r, &why));
     KVT_TRY_GOTO(st, kvt_pool_new(&r.pool, opts->n_threads ? opts->n_threads : (uint32_t)(n_cores > 0 ? n_cores : 1), &why));
     r.window = replay_window(&r);
+    r.n_q = r.need & KVT_NEED_PROMPT ? r.N : r.window;
     KVT_TRY_GOTO(st, replay_alloc(&r, &why));
+    KVT_TRY_GOTO(st, kvt__defer(&r, &why));
     KVT_TRY_GOTO(st, replay_layers(&r, &why));
     for (uint32_t i = 0; i < r.n_cells; i++)
         r.cell[i].wall_s = (replay_now_s() - start_s) / r.n_cells;

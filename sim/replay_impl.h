@@ -3,6 +3,7 @@
  * Work goes layer by layer; inside a layer the threads share heads, lanes and cells:
  *
  *   prompt.c    K, Q, statistics of the layer; window rows
+ *   defer.c     before all: sets that need every layer's scores
  *   oneshot.c   score -> choose -> kept sets
  *   rows.c      decode rows, as tiles of 16 steps; each row is checked to sum to 1
  *   bounds.c    per head: column sums, per-step oracle, best fixed set
@@ -37,15 +38,23 @@ typedef struct run_cell {           /* one cell of this replay                  
     const kvt_config *config;
     const kvt_budget *budget;
     int      measured;              /* 0: only its kept sets are wanted                */
-    int      online, bound, full;
+    int      online, bound, full;   /* online: tokens leave while generating           */
+    int      in_prompt;             /* a lane that acts in the prompt makes its set    */
+    int      deferred;              /* its sets need all layers: see defer.c           */
     uint32_t score_of;              /* index of the cell whose scores this one uses    */
+    struct defer_layer *defer;      /* [n_layers_full] or NULL: see defer.c            */
+    double   *defer_stat;           /* [n_layers_full][KVT_STATS]                      */
+    uint32_t *defer_capacity;       /* [n_layers_full][n_caches]                       */
 
     /* the layer at hand */
     kvt_job   job;
     kvt_setup setup;
-    uint8_t  *kept;                 /* [n_caches][n] one-shot                          */
-    uint32_t *n_held;               /* [n_caches]                                      */
+    uint8_t  *kept;                 /* [n_caches][n] after the prompt                  */
+    uint32_t *n_held;               /* [n_caches] count that losses are measured at: held, or the capacity */
+    uint32_t *n_prompt;             /* [n_caches] held after the prompt                */
     float    *score;                /* [n_caches][n] or NULL: see score_of             */
+    uint32_t *keep;                 /* [n_caches] how many score() wants kept          */
+    uint64_t  keep_layer;
     float     last_kept, first_dropped;   /* scores at the cut, for kept sets          */
     double   *part;                 /* [H][G][N_PARTS] evicted mass                    */
     double   *err;                  /* [H][n_err] output error, or NULL                */
@@ -89,10 +98,12 @@ typedef struct layer_run {          /* the layer at hand                        
     uint32_t  H, Hkv, group, d, d_v;
     uint32_t  head0, kv0;           /* index of its first head, KV head over all layers */
     float    *k;                    /* [Hkv][T][d]                                     */
-    float    *q;                    /* [H][W + G][d]                                   */
+    float    *q_prompt;             /* [H][n_q][d] queries of the last prompt tokens   */
+    float    *q;                    /* [H][G][d] queries of the decode steps           */
     double   *lse;                  /* [H][G]                                          */
     double   *sink_share;           /* [H][G] share of the learned sink, or NULL       */
-    float    *v;                    /* [Hkv][T][d_v], only with output_error           */
+    float    *v;                    /* [Hkv][T][d_v], where something needs it         */
+    kvt_rope  rope;                 /* dims 0: the layer does not rotate, or nobody asks */
     double   *o_norm;               /* [H][n_err] norm of the full-cache output, with v */
     float    *nu, *col_sum;         /* [H][N] or NULL                                  */
     float    *win;                  /* [H][window][N]                                  */
@@ -121,13 +132,13 @@ typedef struct run {
     kvt_pool              *pool;
     uint32_t  N, G, T, n_blocks, n_err;
     uint32_t  window;               /* prompt rows that are turned into window rows    */
-    uint32_t  need;                 /* KVT_NEED_* of all configurations                */
+    uint32_t  n_q;                  /* prompt queries in L.q: window, or all           */
+    uint32_t  need;                 /* KVT_NEED_* of all cells                         */
     uint32_t  n_layers_full, n_heads_all, n_kv_all;
     run_cell *cell;
     uint32_t  n_cells;
     unit     *unit;
     uint32_t  n_units;
-    int       any_online;
     double    defect_max;           /* of all layers so far                            */
     uint8_t  *lse_redone_layers;    /* [n_layers_full]                                 */
     layer_run L;
@@ -142,13 +153,30 @@ typedef struct run {
 /* prompt.c */
 kvt_status kvt__layer_load(run *r, uint32_t layer, uint32_t slot, kvt_err *err);
 void       kvt__layer_free(run *r);
+/* Rows of 16 prompt queries as a tile[N][16], each normalised by its own sum; sink[16]:
+ * share of the learned sink. scratch: (d + N) * 16 doubles. */
+void       kvt__prompt_tile(const run *r, uint32_t head, uint32_t block, float *tile, double *scratch, double *sink);
 /* rows.c */
 kvt_status kvt__rows_all(run *r, kvt_err *err);          /* checks sums; stages tiles     */
 const float *kvt__tile(const run *r, uint32_t head, uint32_t block, float *scratch);
 void       kvt__own_lse(const run *r, uint32_t head, double *scratch);
+/* plan.c */
+void kvt__job(const kvt_config *config, const kvt_budget *budget, const kvt_trace_info *info, uint32_t layer, uint64_t key,
+              kvt_job *job);
+void kvt__setup(const kvt_policy *policy, const kvt_job *job, kvt_setup *out);
+int  kvt__keeps_all(const kvt_job *job, const kvt_setup *setup);
 /* oneshot.c */
 kvt_status kvt__jobs(run *r, kvt_err *err);              /* job, setup of every cell      */
 kvt_status kvt__choose_sets(run *r, int oracles, kvt_err *err);
+void       kvt__prompt_view(const run *r, const double *future, kvt_prompt *out);   /* what score() and begin() see */
+/* score() of one cell on the layer at hand: c->score, c->keep, c->keep_layer, stat. */
+kvt_status kvt__score(const run *r, run_cell *c, const kvt_prompt *in, double *stat, kvt_err *err);
+/* defer.c: first pass over all layers, for sets that need them. */
+kvt_status kvt__defer(run *r, kvt_err *err);
+void       kvt__defer_free(run *r, run_cell *c);
+/* Sets of the layer at hand into kept, n_held, score (for begin()). */
+void       kvt__defer_take(const run *r, run_cell *c);
+uint32_t   kvt__defer_capacity(const run *r, const run_cell *c, uint32_t cache);
 /* bounds.c */
 kvt_status kvt__bounds(run *r, kvt_err *err);
 uint32_t   kvt__held(const run *r, const run_cell *c, uint32_t head);   /* count a head is measured at */
@@ -161,7 +189,9 @@ kvt_status kvt__mass(run *r, kvt_err *err);
 void       kvt__output_error(const double *o, const double *o_kept, uint32_t d_v, double kept_mass, double lost,
                              double *err, double *sep);
 /* lane.c */
-kvt_status kvt__lanes(run *r, kvt_err *err);
+kvt_status kvt__lanes_prompt(run *r, kvt_err *err);      /* make the lanes; events in the prompt */
+kvt_status kvt__lanes(run *r, kvt_err *err);             /* decode                         */
+void       kvt__lane_counts(run *r);
 void       kvt__lanes_free(run *r);
 /* violation.c */
 kvt_status kvt__violations(run *r, kvt_err *err);
@@ -172,8 +202,6 @@ void       kvt__series(run *r);                          /* lost and oracle, bef
 kvt_status kvt__gather_layer(run *r, kvt_err *err);
 kvt_status kvt__store_cells(run *r, kvt_err *err);
 
-/* plan.c: prompt rows that a configuration looks at. */
-uint32_t kvt__policy_window(const kvt_config *config, uint32_t n_prompt);
 /* Trivial steps of a cell: leading ones (prompt: all or none). */
 uint32_t kvt__n_trivial(const run *r, const run_cell *c);
 /* Cache of a query head under the cell's configuration. */

@@ -15,7 +15,7 @@ static void rows_queries(const run *r, uint32_t head, uint32_t block, double *qt
 {
     const layer_run *L = &r->L;
     const uint32_t t0 = block * KVT_TILE, n = r->G - t0 < KVT_TILE ? r->G - t0 : KVT_TILE;
-    const float *q = L->q + ((size_t)head * (r->window + r->G) + r->window + t0) * L->d;
+    const float *q = L->q + ((size_t)head * r->G + t0) * L->d;
 
     memset(qt, 0, (size_t)L->d * KVT_TILE * sizeof *qt);
     for (uint32_t i = 0; i < n; i++)
@@ -156,6 +156,7 @@ kvt_status kvt__rows_all(run *r, kvt_err *err)
 {
     layer_run *L = &r->L;
     size_t bytes;
+    int any_online = 0;
 
     L->prompt_mass = calloc((size_t)L->H * r->G, sizeof *L->prompt_mass);
     L->ns_mass = calloc((size_t)L->H * r->G, sizeof *L->ns_mass);
@@ -166,7 +167,9 @@ kvt_status kvt__rows_all(run *r, kvt_err *err)
     if (kvt_mul(L->H, r->n_blocks, &bytes) && kvt_mul(bytes, r->T, &bytes)
         && kvt_mul(bytes, KVT_TILE * sizeof(float), &bytes) && bytes <= (r->opts->stage_bytes ? r->opts->stage_bytes : KVT_STAGE_BYTES))
         L->stage = malloc(bytes);               /* NULL only means: compute again */
-    if (!L->stage && r->any_online) {
+    for (uint32_t i = 0; i < r->n_cells; i++)
+        any_online |= r->cell[i].online;
+    if (!L->stage && any_online) {
         L->one = malloc((size_t)L->H * ((size_t)r->T * KVT_TILE * sizeof(float) + (size_t)L->d * KVT_TILE * sizeof(double)));
         if (!L->one)
             return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for attention rows", r->src->path, L->layer);

@@ -291,7 +291,7 @@ static kvt_status post_run(post_mortem *p, uint32_t cell, uint32_t v_index, uint
 {
     run *r = p->r;
     run_cell *c = &r->cell[cell];
-    const lane *l = c->online ? kvt__lane_of(r, cell, p->head) : NULL;
+    const lane *l = c->online || c->in_prompt ? kvt__lane_of(r, cell, p->head) : NULL;
     const kvt_violation *v = &c->vio[p->head].v[v_index];
     const uint32_t end = v->start_step + v->n_step;
 

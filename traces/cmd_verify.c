@@ -35,13 +35,15 @@ static void verify_print(const kvt_verify_report *report, const kvt_source *src)
            info->n_decode);
     for (int i = 0; i < KVT_N_CHECKS; i++) {
         const kvt_check *c = &report->check[i];
+        const int absent = i == KVT_CHECK_ROPE && c->result == KVT_CHECK_SKIPPED;   /* few engines give them */
 
-        printf("  %-17s  %-7s", c->name, kvt_check_result_name(c->result));
+        printf("  %-17s  %-7s", c->name, absent ? "-" : kvt_check_result_name(c->result));
         if (c->n_seen && *verify_unit(i)) printf("  %" PRIu64 " %s", c->n_seen, verify_unit(i));
         if (c->n_failed) printf(", %" PRIu64 " bad", c->n_failed);
         if (c->n_seen && c->tol > 0) printf(", largest error %.2g (limit %.2g)", c->worst, c->tol);
         if (*c->text) printf("%s%s", c->n_seen && *verify_unit(i) ? "\n                              " : "  ",
                              c->text);
+        if (absent) printf(" (they are optional)");
         putchar('\n');
     }
     if (report->n_failed)
@@ -133,7 +135,8 @@ const kvt_cmd kvt_cmd_verify = {
         "  column statistics  of the prefill: ranges and totals\n"
         "  attention output   recomputed for the sampled rows, against the engine's\n"
         "                     own: 1e-5 for f32, 5e-3 for f16, 2e-2 for bf16 data\n"
-        "  rotary samples     keys un-rotated, against keys taken before rotation\n"
+        "  rotary samples     optional: keys un-rotated, against keys taken before\n"
+        "                     rotation\n"
         "\n"
         "Exit code 0: sound. 1: a check failed. 3: the file cannot be used at all.\n"
         "\n"

@@ -14,9 +14,11 @@ extern "C" {
 #endif
 
 typedef struct kvt_report_opts {
-    const char *policy;             /* label or name for heatmap and timeline; NULL = the
-                                     * policy with the smallest CVaR95 of the worst head  */
+    const char *policy;             /* label or id for heatmap and timeline; NULL = the
+                                     * policy that is ranked first                        */
     const char *budget;             /* label or number; NULL = the share nearest to 0.2   */
+    const char *const *highlight;   /* labels or ids that are drawn in colour, at most 8  */
+    size_t      n_highlight;        /* 0 = a few by rank                                  */
 } kvt_report_opts;
 
 /* The page as text; *html is the caller's to free. EARG when policy or budget has no

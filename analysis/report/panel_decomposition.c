@@ -67,36 +67,64 @@ static void decomposition_finding(h_page *h, const kvt__rows *rows, const kvt__s
     h_put(h, "Parts of the mean loss at budget %s.</p>\n", s->budget);
 }
 
-static void decomposition_table(h_page *h, const kvt__rows *rows, const kvt__scope *s)
+static double decomposition_scale(const kvt__rows *rows, const kvt__scope *s)
 {
     double scale = 0.01;
-    size_t index = 0;
-    char number[16];
     for (size_t i = 0; i < rows->n_row; i++)
-        if (kvt__int(rows, i, COL_BUDGET_ID) == s->budget_id &&
-            kvt__num(rows, i, COL_LOST) - fmin(kvt__num(rows, i, COL_SELECTION), 0) > scale)
-            scale = kvt__num(rows, i, COL_LOST) - fmin(kvt__num(rows, i, COL_SELECTION), 0);
+        if (kvt__int(rows, i, COL_BUDGET_ID) == s->budget_id)
+            scale = fmax(scale, kvt__num(rows, i, COL_LOST) - fmin(kvt__num(rows, i, COL_SELECTION), 0));
+    return scale;
+}
+
+/* Row i is at the budget of the focus and belongs to this table: the first has what is
+ * drawn together and the focus, the second the rest. */
+static int decomposition_in(const kvt__rows *rows, size_t i, const kvt__scope *s, int rest)
+{
+    const kvt__entry *e = kvt__ranking_find(&s->rank, kvt__int(rows, i, COL_CONFIG));
+    if (kvt__int(rows, i, COL_BUDGET_ID) != s->budget_id || !e) return 0;
+    return (e->config_id != s->config_id && kvt__drawn_as(s, e) >= KVT__DRAWN_APART) == rest;
+}
+
+static void decomposition_table(h_page *h, const kvt__rows *rows, const kvt__scope *s, int rest)
+{
+    const double scale = decomposition_scale(rows, s);
+    char number[16], css[16];
     h_put(h,
-          "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"Decomposition at budget %s\"><table "
+          "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"Decomposition at budget %s%s\"><table "
           "class=\"rank parts\">"
           "<caption>Mean loss over heads and steps at budget %s, smallest first; one scale for all "
           "bars</caption><thead><tr><th scope=\"col\">policy</th>"
           "<th scope=\"col\">loss</th><th scope=\"col\">infeasible</th><th scope=\"col\">staticity</th><th "
           "scope=\"col\">selection</th>"
           "<th scope=\"col\" class=\"wide\"><span class=\"hid\">parts as bars</span></th></tr></thead><tbody>\n",
-          s->budget, s->budget);
+          s->budget, rest ? ", the others" : "", s->budget);
     for (size_t i = 0; i < rows->n_row; i++) {
-        if (kvt__int(rows, i, COL_BUDGET_ID) != s->budget_id) continue;
+        int drawn;
+        if (!decomposition_in(rows, i, s, rest)) continue;
+        drawn = kvt__drawn_as(s, kvt__ranking_find(&s->rank, kvt__int(rows, i, COL_CONFIG)));
         h_put(h, "<tr class=\"%s\"><th scope=\"row\">", kvt__int(rows, i, COL_CONFIG) == s->config_id ? "here" : "");
+        snprintf(css, sizeof css, "s%d", drawn % 5);
+        if (drawn < KVT__MOST_CHOSEN) h_put(h, "<span class=\"swatch %s\"></span> ", css);
         kvt__put_label(h, kvt__str(rows, i, COL_POLICY));
         h_raw(h, "</th>");
         for (size_t col = COL_LOST; col <= COL_SELECTION; col++)
             h_put(h, "<td>%s</td>", h_loss(number, kvt__num(rows, i, col)));
         h_raw(h, "<td class=\"wide\">");
-        bar_draw(h, rows, i, scale, s, index++);
+        bar_draw(h, rows, i, scale, s, i);
         h_raw(h, "</td></tr>\n");
     }
     h_raw(h, "</tbody></table></div>\n");
+}
+
+static void decomposition_tables(h_page *h, const kvt__rows *rows, const kvt__scope *s)
+{
+    size_t n_rest = 0;
+    for (size_t i = 0; i < rows->n_row; i++) n_rest += decomposition_in(rows, i, s, 1) != 0;
+    decomposition_table(h, rows, s, 0);
+    if (!n_rest) return;
+    h_put(h, "<details><summary>The other %zu configurations</summary>\n", n_rest);
+    decomposition_table(h, rows, s, 1);
+    h_raw(h, "</details>\n");
 }
 
 static kvt_status decomposition_body(kvt__report *r, const kvt__scope *s, kvt_err *err)
@@ -120,7 +148,7 @@ static kvt_status decomposition_body(kvt__report *r, const kvt__scope *s, kvt_er
              "another set</li>"
              "<li><span class=\"swatch q-gain\"></span> <b>gain from adapting</b>: negative selection of policies that "
              "follow the text</li></ul>\n");
-    decomposition_table(h, &fig.rows, s);
+    decomposition_tables(h, &fig.rows, s);
     kvt__figure_end(r, &fig, s,
                     "the tail: the parts are means over steps and over the heads that have a non-trivial step.");
     return KVT_OK;

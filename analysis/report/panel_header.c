@@ -8,7 +8,7 @@ static void header_contents(h_page *h)
 {
     static const char *const part[][2] = {{"verdict", "Verdict"},
                                           {"validity", "Validity"},
-                                          {"curves", "Loss against budget"},
+                                          {"curves", "Ranking and curves"},
                                           {"heatmap", "Layers and heads"},
                                           {"timeline", "Steps"},
                                           {"postmortem", "Post-mortem"},

@@ -53,7 +53,6 @@ typedef struct head_series {        /* one head: values per step, NaN = not stor
 /* ---- reading ----------------------------------------------------------------------- */
 
 /* One value per step out of the blobs, in SQL alone, so that a reader can run it too. */
-#define DIGIT(k) "(instr('0123456789ABCDEF', substr(x, " #k ", 1)) - 1)"
 static kvt_status timeline_read(kvt__figure *fig, kvt__report *r, const kvt__scope *s, kvt_err *err)
 {
     return kvt__rows_read(
@@ -69,13 +68,10 @@ static kvt_status timeline_read(kvt__figure *fig, kvt__report *r, const kvt__sco
         "ON t < q.n\n"
         "    WHERE q.metric IN ('lost', 'oracle')),\n"
         "  value AS (SELECT layer, head, lost_cvar95, metric, step,\n"
-        "    (((((((" DIGIT(7) " * 16 + " DIGIT(8) ") * 16 + " DIGIT(5) ") * 16 + " DIGIT(
-            6) ") * 16\n"
-               "      + " DIGIT(3) ") * 16 + " DIGIT(4) ") * 16 + " DIGIT(1) ") * 16 + " DIGIT(
-                   2) ") / 2147483648.0 AS v FROM word)\n"
-                      "SELECT layer, head, step, round(max(CASE metric WHEN 'lost' THEN v END), 4) AS lost,\n"
+        "    " KVT__Q31_SQL " AS v FROM word)\n"
+        "SELECT layer, head, step, round(max(CASE metric WHEN 'lost' THEN v END), 4) AS lost,\n"
                       "       round(max(CASE metric WHEN 'oracle' THEN v END), 4) AS oracle\n"
-                      "  FROM value GROUP BY layer, head, step ORDER BY max(lost_cvar95) DESC, layer, head, step",
+        "  FROM value GROUP BY layer, head, step ORDER BY max(lost_cvar95) DESC, layer, head, step",
         (long long)(s->n_decode < MOST_STEPS ? s->n_decode : MOST_STEPS), (long long)s->cell_id, (int)MOST_HEADS,
         (long long)s->cell_id);
 }
@@ -388,6 +384,7 @@ static kvt_status timeline_figure(kvt__report *r, kvt__figure *fig, const kvt__s
     if (tok.n) text_draw(h, &w[0], v, tau[0], &tok);
     else kvt__empty(r, "This trace has no token text.");
     kvt__figure_end(r, fig, s, s->n_decode > MOST_STEPS ? "other heads, and steps from 65536 on." : "other heads.");
+    st = kvt__lanes_figure(r, s, w[0].layer, w[0].head, err);
 done:
     kvt__tokens_free(&tok);
     for (size_t i = 0; i < MOST_HEADS; i++) {

@@ -49,7 +49,9 @@ static void verdict_sentence(h_page *h, const kvt__scope *s, const kvt__rows *w,
     char at[16], number[16];
     h_put(h, "<p class=\"verdict\">At %s of the prompt\xe2\x80\x99s entries, <b>%s</b>", h_percent(at, s->share),
           s->policy);
-    if (!s->chosen && s->n_policy > 1) h_put(h, ", of %u policies the one with the smallest tail loss,", s->n_policy);
+    if (s->rank.n_ranked > 1 && s->rank.e[0].config_id == s->config_id)
+        h_put(h, ", of %zu configurations the one with the smallest %s,", s->rank.n_ranked,
+              s->rank.by_mean ? "mean loss" : "tail loss");
     if (!(worst > 0)) {
         h_raw(h, " loses no attention in any head at any step; ");
     } else {
@@ -66,6 +68,10 @@ static void verdict_sentence(h_page *h, const kvt__scope *s, const kvt__rows *w,
     }
     kvt__put_n(h, s);
     h_raw(h, ".</p>\n");
+    if (s->rank.by_mean)
+        h_put(h, "<p>The tail does not tell the policies apart here: the CVaR95 of the worst KV head of %zu of %zu lies "
+                 "between %s and %s. They are ranked by the mean.</p>\n", s->rank.n_alike, s->rank.n_ranked,
+              h_loss(at, s->rank.alike_lo), h_loss(number, s->rank.alike_hi));
 }
 
 /* Upper (or lower) end of the two-sided 95 % Clopper-Pearson interval of k of n, by

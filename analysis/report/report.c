@@ -75,14 +75,15 @@ static void figure_note(kvt__report *r, const kvt__figure *fig)
 
 void kvt__figure_end(kvt__report *r, kvt__figure *fig, const kvt__scope *s, const char *not_shown)
 {
-    enum { MOST_ROWS = 1000 };
+    enum { MOST_ROWS = 1000, MOST_PRINTED = 60 };       /* on paper longer tables stay closed */
     h_page *h = &r->page;
     char caption[64];
     h_raw(h, "<p class=\"under\">");
     kvt__put_n(h, s);
     h_put(h, ". <span class=\"not\">Not shown: %s</span></p>\n", not_shown);
     snprintf(caption, sizeof caption, "Data of figure %u.", r->n_figure);
-    h_put(h, "<details><summary>Data (%zu %s)</summary>\n", fig->rows.n_row, fig->rows.n_row == 1 ? "row" : "rows");
+    h_put(h, "<details class=\"%s\"><summary>Data (%zu %s)</summary>\n", fig->rows.n_row > MOST_PRINTED ? "long" : "",
+          fig->rows.n_row, fig->rows.n_row == 1 ? "row" : "rows");
     kvt__rows_put(h, &fig->rows, caption, MOST_ROWS);
     h_raw(h, "</details><details><summary>SQL</summary><pre class=\"sql\"><code>");
     h_code(h, fig->sql);

@@ -2,7 +2,8 @@
  *
  * A SCOPE is one model and one split: numbers of different models are not averaged. Its
  * FOCUS is the policy and budget of the verdict, the heatmap and the timeline, its CELL
- * the trace where that policy has the largest tail loss.
+ * the trace where that policy has the largest tail loss. Its RANKING is the order of the
+ * configurations at that budget; a few of them are CHOSEN to be drawn together in colour.
  * A FIGURE is drawn from the rows of one SQL text that is printed with it, so that what
  * a reader gets by running the text is what was drawn. */
 #ifndef REPORT_IMPL_H
@@ -13,6 +14,7 @@
 #include "html.h"
 #include "kvt_report.h"
 #include "kvt_status.h"
+#include "ranking.h"
 
 /* ---- rows of a query, in memory (rows.c) --------------------------------------- */
 
@@ -39,6 +41,11 @@ const kvt__value *kvt__at(const kvt__rows *rows, size_t row, size_t col);
 double            kvt__num(const kvt__rows *rows, size_t row, size_t col);  /* NaN = NULL */
 int64_t           kvt__int(const kvt__rows *rows, size_t row, size_t col);  /* 0 = NULL   */
 const char       *kvt__str(const kvt__rows *rows, size_t row, size_t col);  /* "" = NULL  */
+/* SQL: the value of the eight hexadecimal digits x of a Q1.31 number, little endian. */
+#define KVT__DIGIT(k) "(instr('0123456789ABCDEF', substr(x, " #k ", 1)) - 1)"
+#define KVT__Q31_SQL \
+    "(((((((" KVT__DIGIT(7) " * 16 + " KVT__DIGIT(8) ") * 16 + " KVT__DIGIT(5) ") * 16 + " KVT__DIGIT(6) ") * 16\n" \
+    "      + " KVT__DIGIT(3) ") * 16 + " KVT__DIGIT(4) ") * 16 + " KVT__DIGIT(1) ") * 16 + " KVT__DIGIT(2) ") / 2147483648.0"
 /* Number i of a blob of Q1.31 values, little endian. i < v->n / 4. */
 double            kvt__q31(const kvt__value *v, size_t i);
 /* <table> of all rows (at most `limit`) with the column names as headers. */
@@ -46,11 +53,13 @@ void              kvt__rows_put(h_page *h, const kvt__rows *rows, const char *ca
 
 /* ---- scopes (scope.c) ------------------------------------------------------------ */
 
+enum { KVT__MOST_CHOSEN = 8 };
+
 typedef struct kvt__scope {
     int64_t     model_id;
     const char *model, *split;      /* the model's name, with its revision where two share it */
-    uint32_t    n_trace, n_cluster, n_policy;
-    int         chosen;             /* the user named policy or budget                */
+    uint32_t    n_trace, n_cluster;
+    int         by_user;            /* the user named policy or budget                */
     int64_t     config_id, budget_id;
     const char *policy, *budget;    /* labels                                         */
     double      share;              /* of the prompt's entries                        */
@@ -59,6 +68,12 @@ typedef struct kvt__scope {
     uint32_t    n_prompt, n_decode;
     char        where[160];         /* SQL: the scope's finished cells of v_cell v    */
     char        suffix[24];         /* of ids: "", "-2", ...                          */
+    kvt__ranking rank;              /* at the budget of the focus                     */
+    size_t      chosen[KVT__MOST_CHOSEN], n_chosen;     /* of rank.e, in the order of colours */
+    size_t      reference[2], n_reference;              /* random_protect, streaming  */
+    int         named;              /* the user named the chosen                      */
+    int         contested;          /* of chosen; -1 = none. Its places at the budgets: */
+    unsigned    place_lo, place_hi;
     kvt__rows   own, focus, cell;   /* what the strings point into                    */
 } kvt__scope;
 
@@ -78,6 +93,20 @@ typedef struct kvt__report {
 
 kvt_status kvt__scopes_read(kvt__report *r, const kvt_report_opts *opts, kvt_err *err) KVT_NODISCARD;
 void       kvt__scopes_free(kvt__report *r);
+
+/* ---- who is drawn how (highlight.c) ------------------------------------------------ */
+
+enum {                              /* 0 .. KVT__MOST_CHOSEN - 1: chosen, that colour  */
+    KVT__DRAWN_ORACLE = 100,        /* grey, in every chart                           */
+    KVT__DRAWN_REFERENCE,           /* grey, in the chart of the chosen               */
+    KVT__DRAWN_APART,               /* a small chart of its own                       */
+    KVT__NOT_DRAWN                  /* the full cache                                 */
+};
+
+/* Fills chosen, reference, contested. found[i] is set when name i of the user is there. */
+kvt_status kvt__highlight(kvt__scope *s, const kvt_report_opts *opts, int *found, kvt_err *err) KVT_NODISCARD;
+int        kvt__drawn_as(const kvt__scope *s, const kvt__entry *e);
+void       kvt__put_rule(h_page *h, const kvt__scope *s);   /* who was chosen, and by what */
 
 typedef struct kvt__figure {
     char      id[40];
@@ -135,6 +164,8 @@ kvt_status kvt__panel_validity(kvt__report *r, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__panel_curves(kvt__report *r, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__panel_heatmap(kvt__report *r, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__panel_timeline(kvt__report *r, kvt_err *err) KVT_NODISCARD;
+/* A figure of the timeline: one head under each of the chosen few. */
+kvt_status kvt__lanes_figure(kvt__report *r, const kvt__scope *s, int64_t layer, int64_t head, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__panel_postmortem(kvt__report *r, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__panel_decomposition(kvt__report *r, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__panel_appendix(kvt__report *r, kvt_err *err) KVT_NODISCARD;

@@ -9,7 +9,7 @@
 #include "kvt_text.h"
 
 enum {                              /* columns of the candidates of a focus           */
-    COL_CONFIG, COL_BUDGET, COL_LABEL, COL_NAME, COL_BUDGET_LABEL, COL_VALUE, COL_SHARE, COL_RANK, COL_CVAR
+    COL_CONFIG, COL_BUDGET, COL_LABEL, COL_NAME, COL_BUDGET_LABEL, COL_VALUE, COL_SHARE, COL_RANK
 };
 
 static kvt_status scope_candidates(kvt__rows *out, sqlite3 *db, int64_t model_id, const char *split, kvt_err *err)
@@ -22,11 +22,10 @@ static kvt_status scope_candidates(kvt__rows *out, sqlite3 *db, int64_t model_id
         "           WHERE c.budget_id = s.budget_id AND c.config_id = s.config_id AND c.status = 'done') END AS "
         "share,\n"
         "       CASE WHEN s.role = 'policy' THEN 0 WHEN s.policy = 'full' THEN 2 WHEN s.role = 'baseline' THEN 1 ELSE "
-        "3 END AS pick,\n"
-        "       s.cvar95_worst_head\n"
+        "3 END AS pick\n"
         "  FROM v_policy_summary s JOIN budget b USING(budget_id)\n"
         " WHERE s.model_id = %lld AND s.split = %Q\n"
-        " ORDER BY pick, b.rule = 'reference', b.label, s.cvar95_worst_head, s.mean_lost, s.policy_label, s.config_id",
+        " ORDER BY pick, b.rule = 'reference', b.label, s.policy_label, s.config_id",
         (long long)model_id, split);
 }
 
@@ -49,47 +48,46 @@ static int scope_matches(const kvt__rows *c, size_t i, const kvt_report_opts *op
     return 1;
 }
 
-/* Row of the focus among the candidates: the best kind of policy there is, the share
- * nearest to 0.2, the smallest CVaR95. SIZE_MAX: nothing matches. */
+/* The budget of the focus: of the best kind of policy there is, the share nearest to 0.2.
+ * Returns the first row of it that matches; SIZE_MAX: nothing matches. */
 static size_t scope_pick(const kvt__rows *c, const kvt_report_opts *opts)
 {
     const int is_label = scope_is_label(c, opts);
     size_t best = SIZE_MAX;
     for (size_t i = 0; i < c->n_row; i++) {
-        double far_i, far_best;
         if (!scope_matches(c, i, opts, is_label)) continue;
         if (best == SIZE_MAX) {
             best = i;
             continue;
         }
         if (kvt__int(c, i, COL_RANK) != kvt__int(c, best, COL_RANK)) break;   /* sorted: only worse kinds follow */
-        far_i = fabs(kvt__num(c, i, COL_SHARE) - 0.2);
-        far_best = fabs(kvt__num(c, best, COL_SHARE) - 0.2);
-        if (far_i < far_best - 1e-12 || (kvt__int(c, i, COL_BUDGET) == kvt__int(c, best, COL_BUDGET) &&
-                                         kvt__num(c, i, COL_CVAR) < kvt__num(c, best, COL_CVAR)))
-            best = i;
+        if (fabs(kvt__num(c, i, COL_SHARE) - 0.2) < fabs(kvt__num(c, best, COL_SHARE) - 0.2) - 1e-12) best = i;
     }
     return best;
 }
 
-static kvt_status scope_focus(kvt__scope *s, sqlite3 *db, const kvt_report_opts *opts, int *found, kvt_err *err)
+/* Of the rows that match like `pick`, same kind and same budget, the one placed best. */
+static size_t scope_place(const kvt__scope *s, size_t pick, const kvt_report_opts *opts)
 {
-    static const kvt_report_opts none = {0};
-    size_t pick;
-    KVT_TRY(scope_candidates(&s->focus, db, s->model_id, s->split, err));
-    pick = scope_pick(&s->focus, opts);
-    if (pick != SIZE_MAX) {
-        *found = 1;
-        s->chosen = opts->policy || opts->budget;
-    } else {
-        pick = scope_pick(&s->focus, &none);
+    const kvt__rows *c = &s->focus;
+    const int is_label = scope_is_label(c, opts);
+    const kvt__entry *best = NULL;
+    size_t row = pick;
+    for (size_t i = 0; i < c->n_row; i++) {
+        const kvt__entry *e;
+        if (!scope_matches(c, i, opts, is_label) || kvt__int(c, i, COL_RANK) != kvt__int(c, pick, COL_RANK) ||
+            kvt__int(c, i, COL_BUDGET) != kvt__int(c, pick, COL_BUDGET))
+            continue;
+        e = kvt__ranking_find(&s->rank, kvt__int(c, i, COL_CONFIG));
+        if (!e || (best && e > best)) continue;
+        best = e;
+        row = i;
     }
-    if (pick == SIZE_MAX) return KVT_OK;        /* finished cells without a summary: no focus */
-    s->config_id = kvt__int(&s->focus, pick, COL_CONFIG);
-    s->budget_id = kvt__int(&s->focus, pick, COL_BUDGET);
-    s->policy = kvt__str(&s->focus, pick, COL_LABEL);
-    s->budget = kvt__str(&s->focus, pick, COL_BUDGET_LABEL);
-    s->share = kvt__num(&s->focus, pick, COL_SHARE);
+    return row;
+}
+
+static kvt_status scope_cell(kvt__scope *s, sqlite3 *db, kvt_err *err)
+{
     KVT_TRY(kvt__rows_read(&s->cell, NULL, db, err,
         "SELECT v.cell_id, v.trace_id, v.trace, t.n_prompt, t.n_decode\n"
         "  FROM v_cell v JOIN result_cell rc USING(cell_id) JOIN trace t USING(trace_id)\n"
@@ -102,6 +100,30 @@ static kvt_status scope_focus(kvt__scope *s, sqlite3 *db, const kvt_report_opts 
     s->n_prompt = (uint32_t)kvt__int(&s->cell, 0, 3);
     s->n_decode = (uint32_t)kvt__int(&s->cell, 0, 4);
     return KVT_OK;
+}
+
+static kvt_status scope_focus(kvt__scope *s, sqlite3 *db, const kvt_report_opts *opts, int *found, kvt_err *err)
+{
+    static const kvt_report_opts none = {0};
+    const kvt_report_opts *by = opts;
+    size_t pick;
+    KVT_TRY(scope_candidates(&s->focus, db, s->model_id, s->split, err));
+    pick = scope_pick(&s->focus, opts);
+    if (pick != SIZE_MAX) {
+        *found = 1;
+        s->by_user = opts->policy || opts->budget;
+    } else {
+        pick = scope_pick(&s->focus, by = &none);
+    }
+    if (pick == SIZE_MAX) return KVT_OK;        /* finished cells without a summary: no focus */
+    s->budget_id = kvt__int(&s->focus, pick, COL_BUDGET);
+    KVT_TRY(kvt__ranking_read(&s->rank, db, s->model_id, s->split, s->budget_id, err));
+    pick = scope_place(s, pick, by);
+    s->config_id = kvt__int(&s->focus, pick, COL_CONFIG);
+    s->policy = kvt__str(&s->focus, pick, COL_LABEL);
+    s->budget = kvt__str(&s->focus, pick, COL_BUDGET_LABEL);
+    s->share = kvt__num(&s->focus, pick, COL_SHARE);
+    return scope_cell(s, db, err);
 }
 
 /* "a, b, c" of the first column; shortened when it is long. */
@@ -120,31 +142,61 @@ static void scope_list(char *out, size_t size, const kvt__rows *rows)
     }
 }
 
-/* The user named what is not there: say what is, for this policy when there is one. */
-static kvt_status scope_unknown(sqlite3 *db, const kvt_report_opts *opts, kvt_err *err)
+/* The user named a policy that is not there: say which are. */
+static kvt_status scope_unknown(sqlite3 *db, const char *option, const char *policy, kvt_err *err)
+{
+    kvt__rows have;
+    char list[240], name[64];
+    KVT_TRY(kvt__rows_read(&have, NULL, db, err,
+                           "SELECT DISTINCT policy_label FROM v_cell WHERE status = 'done' ORDER BY 1"));
+    scope_list(list, sizeof list, &have);
+    kvt__rows_free(&have);
+    return kvt_fail(err, KVT_EARG, "%s %s: no finished cell has it; there are: %s", option,
+                    kvt_printable_str(name, sizeof name, policy), *list ? list : "none");
+}
+
+/* No cell has the budget, or the policy: the budgets there are, of the policy if it is there. */
+static kvt_status scope_no_budget(sqlite3 *db, const kvt_report_opts *opts, kvt_err *err)
 {
     kvt__rows have;
     char list[240], policy[64], budget[32];
-    int of_policy;
     KVT_TRY(kvt__rows_read(&have, NULL, db, err,
                            "SELECT DISTINCT budget FROM v_cell WHERE status = 'done' AND (%Q IS NULL OR policy_label = "
                            "%Q OR policy = %Q) ORDER BY budget_value, budget",
                            opts->policy, opts->policy, opts->policy));
-    of_policy = opts->budget && (have.n_row || !opts->policy);
-    if (!of_policy) {
-        kvt__rows_free(&have);
-        KVT_TRY(kvt__rows_read(&have, NULL, db, err,
-                               "SELECT DISTINCT policy_label FROM v_cell WHERE status = 'done' ORDER BY 1"));
-    }
     scope_list(list, sizeof list, &have);
     kvt__rows_free(&have);
-    if (of_policy)
-        return kvt_fail(err, KVT_EARG, "--budget %s: no finished cell%s%s has it; there are: %s",
-                        kvt_printable_str(budget, sizeof budget, opts->budget), opts->policy ? " of " : "",
-                        opts->policy ? kvt_printable_str(policy, sizeof policy, opts->policy) : "",
-                        *list ? list : "none");
-    return kvt_fail(err, KVT_EARG, "--policy %s: no finished cell has it; there are: %s",
-                    kvt_printable_str(policy, sizeof policy, opts->policy), *list ? list : "none");
+    if (opts->policy && !*list) return scope_unknown(db, "--policy", opts->policy, err);
+    return kvt_fail(err, KVT_EARG, "--budget %s: no finished cell%s%s has it; there are: %s",
+                    kvt_printable_str(budget, sizeof budget, opts->budget), opts->policy ? " of " : "",
+                    opts->policy ? kvt_printable_str(policy, sizeof policy, opts->policy) : "", *list ? list : "none");
+}
+
+static kvt_status scope_read(kvt__scope *s, sqlite3 *db, const kvt_report_opts *opts, int *found, kvt_err *err)
+{
+    KVT_TRY(kvt__rows_read(&s->own, NULL, db, err,
+                           "SELECT CASE (SELECT count(*) FROM model x WHERE x.name = v.model) WHEN 1 THEN "
+                           "v.model ELSE rtrim(v.model || ' ' || m.revision) END,\n"
+                           "       v.split, count(DISTINCT v.trace_id), count(DISTINCT v.cluster_id)\n"
+                           "  FROM v_cell v JOIN model m USING(model_id) WHERE %s",
+                           s->where));
+    s->model = kvt__str(&s->own, 0, 0);
+    s->split = kvt__str(&s->own, 0, 1);
+    s->n_trace = (uint32_t)kvt__int(&s->own, 0, 2);
+    s->n_cluster = (uint32_t)kvt__int(&s->own, 0, 3);
+    return scope_focus(s, db, opts, found, err);
+}
+
+/* Names of --highlight that no scope has. */
+static kvt_status scope_highlight(kvt__report *r, const kvt_report_opts *opts, kvt_err *err)
+{
+    int *found = calloc(opts->n_highlight + 1, sizeof *found);
+    kvt_status st = found ? KVT_OK : kvt_fail(err, KVT_ENOMEM, "out of memory for %zu names", opts->n_highlight);
+    for (size_t i = 0; st == KVT_OK && i < r->n_scope; i++) st = kvt__highlight(&r->scope[i], opts, found, err);
+    for (size_t i = 0; st == KVT_OK && i < opts->n_highlight; i++)
+        if (!found[i]) st = scope_unknown(r->db, "--highlight", opts->highlight[i], err);
+    free(found);
+    return st;
 }
 
 kvt_status kvt__scopes_read(kvt__report *r, const kvt_report_opts *opts, kvt_err *err)
@@ -164,21 +216,11 @@ kvt_status kvt__scopes_read(kvt__report *r, const kvt_report_opts *opts, kvt_err
         sqlite3_snprintf((int)sizeof s->where, s->where, "v.status = 'done' AND v.model_id = %lld AND v.split = %Q",
                          (long long)s->model_id, kvt__str(&have, i, 1));
         if (i) snprintf(s->suffix, sizeof s->suffix, "-%zu", i + 1);
-        KVT_TRY_GOTO(st, kvt__rows_read(&s->own, NULL, r->db, err,
-                                        "SELECT CASE (SELECT count(*) FROM model x WHERE x.name = v.model) WHEN 1 THEN "
-                                        "v.model ELSE rtrim(v.model || ' ' || m.revision) END,\n"
-                                        "       v.split, count(DISTINCT v.trace_id), count(DISTINCT v.cluster_id),\n"
-                                        "       count(DISTINCT CASE WHEN v.role = 'policy' THEN v.config_id END)\n"
-                                        "  FROM v_cell v JOIN model m USING(model_id) WHERE %s",
-                                        s->where));
-        s->model = kvt__str(&s->own, 0, 0);
-        s->split = kvt__str(&s->own, 0, 1);
-        s->n_trace = (uint32_t)kvt__int(&s->own, 0, 2);
-        s->n_cluster = (uint32_t)kvt__int(&s->own, 0, 3);
-        s->n_policy = (uint32_t)kvt__int(&s->own, 0, 4);
-        KVT_TRY_GOTO(st, scope_focus(s, r->db, opts, &found, err));
+        KVT_TRY_GOTO(st, scope_read(s, r->db, opts, &found, err));
     }
-    if (st == KVT_OK && !found && (opts->policy || opts->budget)) st = scope_unknown(r->db, opts, err);
+    if (st == KVT_OK && !found && opts->budget) st = scope_no_budget(r->db, opts, err);
+    if (st == KVT_OK && !found && opts->policy) st = scope_unknown(r->db, "--policy", opts->policy, err);
+    if (st == KVT_OK) st = scope_highlight(r, opts, err);
 done:
     kvt__rows_free(&have);
     return st;
@@ -190,6 +232,7 @@ void kvt__scopes_free(kvt__report *r)
         kvt__rows_free(&r->scope[i].own);
         kvt__rows_free(&r->scope[i].focus);
         kvt__rows_free(&r->scope[i].cell);
+        kvt__ranking_free(&r->scope[i].rank);
     }
     free(r->scope);
     r->scope = NULL;

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Goal: `kvtrace report` writes one whole, inert page that says what the database says,
-# or nothing. Method: made-up databases (plain, hostile text, redacted, several models,
-# empty) checked by check_report.py; refusals by exit code and by what is left behind;
-# a browser without scripts and network where there is one.
+# or nothing, and stays readable with many policies. Method: made-up databases (plain,
+# hostile text, redacted, several models, empty) and a replay of many configurations,
+# checked by check_report.py; refusals by exit code and by what is left behind; a browser
+# without scripts and network where there is one.
 set -u
 python=$(command -v python3) || exit 77
 tools=$KVT_SOURCE_DIR/tests/python
@@ -44,10 +45,10 @@ for name in plain hostile redacted several one_step empty; do
     "$KVTRACE" report $name.db -o out/$name.html >stdout 2>stderr || fail "report $name.db: $(cat stderr)"
     [ ! -s stderr ] || fail "report $name.db: on stderr: $(cat stderr)"
 done
-check out/plain.html plain.db --figures 6
-check out/hostile.html hostile.db --hostile --figures 6
-check out/redacted.html redacted.db --figures 6
-check out/several.html several.db --figures 12
+check out/plain.html plain.db --figures 8 --apart 6 --max-bytes 1000000 --chosen 'layer_defensivekv defensivekv adakv_snap criticalkv pyramidkv'
+check out/hostile.html hostile.db --hostile --figures 8
+check out/redacted.html redacted.db --figures 8
+check out/several.html several.db --figures 16
 check out/one_step.html one_step.db
 check out/empty.html empty.db --empty
 
@@ -72,7 +73,7 @@ cmp -s out/copy.html out/plain.html || fail "the file's name changes the page"
 
 # --policy and --budget
 "$KVTRACE" report plain.db -o out/h2o.html --policy h2o --budget 0.10 >stdout 2>stderr || fail "--policy: $(cat stderr)"
-check out/h2o.html plain.db --figures 6
+check out/h2o.html plain.db --figures 8
 grep -q 'At 10 % of the prompt.*<b>h2o</b>' out/h2o.html || fail "--policy and --budget do not choose"
 for p in full random oracle_step; do
     "$KVTRACE" report plain.db -o out/$p.html --policy $p >stdout 2>stderr || fail "--policy $p: $(cat stderr)"
@@ -83,6 +84,43 @@ grep -q snapkv stderr || fail "--policy frobnicate does not list what there is"
 refuse 2 0.3 plain.db -o out/x.html --budget 0.3
 refuse 2 '--budget 7t: no finished cell of h2o has it; there are: 0.05,' plain.db -o out/x.html --policy h2o --budget 7t
 refuse 2 snapkv empty.db -o out/x.html --policy snapkv
+
+# --highlight: ids, labels with commas of their own, baselines; at most eight, no oracle
+"$KVTRACE" report plain.db -o out/three.html --highlight h2o,snapkv:kernel=7,window=64,random >stdout 2>stderr ||
+    fail "--highlight: $(cat stderr)"
+check out/three.html plain.db --chosen 'h2o snapkv:kernel=7,window=64 random' --apart 8
+grep -q 'named with --highlight' out/three.html || fail "the page does not say who chose"
+refuse 2 nobody plain.db -o out/x.html --highlight h2o,nobody
+refuse 2 oracle_step plain.db -o out/x.html --highlight oracle_step
+refuse 2 full plain.db -o out/x.html --highlight full
+refuse 2 'at most 8' plain.db -o out/x.html --highlight h2o,tova,cake,random,snapkv,criticalkv,pyramidkv,defensivekv,streaming
+
+# many configurations, some on one of two traces only, some not at every budget
+some=
+for kernel in 1 3 5 7 9 11 13; do
+    for pooling in avg max; do
+        for gqa in mean max; do some="$some,snapkv:kernel=$kernel,pooling=$pooling,gqa=$gqa"; done
+    done
+done
+for seed in 1 2; do
+    "$KVTRACE" synth -o many$seed.h5 --seed $seed --layers 30 --heads 2 --kv-heads 1 --head-dim 8 --prompt 72 --decode 8 \
+        --window $((seed * 36)) >stdout 2>&1 || fail "synth: $(cat stdout)"
+done
+"$KVTRACE" replay many2.h5 -o many.db -q -p "tova,adakv_snap$some,random_protect:window=8" >stdout 2>stderr ||
+    fail "replay: $(cat stderr)"
+"$KVTRACE" replay many1.h5 -o many.db -q -p snapkv,tova,h2o >stdout 2>stderr || fail "replay: $(cat stderr)"
+"$KVTRACE" report many.db -o out/many.html >stdout 2>stderr || fail "report many.db: $(cat stderr)"
+check out/many.html many.db --max-bytes 1500000
+"$python" - many.db <<'END' || fail "the database does not have what is to be drawn"
+import sqlite3, sys
+n, half, gaps = sqlite3.connect(sys.argv[1]).execute(
+    "SELECT count(DISTINCT config_id), count(DISTINCT CASE WHEN n = 1 THEN config_id END), count(DISTINCT CASE WHEN b < 6 THEN config_id END)"
+    " FROM (SELECT config_id, count(DISTINCT trace_id) AS n, count(DISTINCT budget_id) AS b FROM v_cell WHERE status = 'done' GROUP BY 1)").fetchone()
+sys.exit(n < 36 or half < 25 or gaps < 1)
+END
+grep -q 'on 1 of 2 traces' out/many.html || fail "policies on one trace only are not marked"
+"$KVTRACE" report many.db -o out/many.html --force --highlight adakv_snap,tova -b 0.05 >stdout 2>stderr || fail "report -b 0.05: $(cat stderr)"
+check out/many.html many.db --chosen 'adakv_snap tova'
 
 # overwriting
 refuse 2 --force plain.db

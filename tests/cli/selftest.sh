@@ -5,11 +5,7 @@ set -eu
 fail() { echo "FAILED: $*"; exit 1; }
 
 "$KVTRACE" selftest > out.txt || fail "the built-in cases differ"
-tail -n 1 out.txt | grep -Eq '^33 cases: [0-9]+ identical, 0 tied, 0 different, [0-9]+ unsupported$' || fail "last line: $(tail -n 1 out.txt)"
-for name in kvpress_snapkv@0.6 kvpress_streaming@0.6 defensivekv@0.6; do
-    grep -Eq "^identical +$name " out.txt || fail "$name is not identical"
-done
-grep -Eq '^unsupported +cake_repo_prefill_cascade .*not built into this version' out.txt || fail "cake is not called unsupported"
+[ "$(tail -n 1 out.txt)" = "33 cases: 33 identical, 0 tied, 0 different, 0 unsupported" ] || fail "last line: $(tail -n 1 out.txt)"
 
 # The same file from disk gives the same answer; with another token in one set it does not.
 golden="$KVT_SOURCE_DIR/tests/golden/policies_golden.json"

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Check a report page against the database it was made from.
 
-    check_report.py REPORT.html RESULTS.db [--empty] [--hostile]
+    check_report.py REPORT.html RESULTS.db [--empty] [--hostile] [--figures N] [--max-bytes N]
+        [--chosen 'LABEL ...'] [--apart N]
 
 Well-formed and inert (elements and attributes of a closed list, no script, no style
 attribute, nothing fetched), the style hash is right, ids and links fit, every figure has
-a title, n, a data table and SQL, and the SQL gives exactly the table. Prints what is
-wrong, one line each; exit 0 = nothing.
+a title, n, a data table and SQL, and the SQL gives exactly the table. Every configuration
+has a row in the ranking and is drawn once, with the chosen or in a small chart; only the
+chosen have a colour; the oracle stands behind every small chart. Prints what is wrong,
+one line each; exit 0 = nothing.
 """
 import argparse
 import base64
@@ -34,6 +37,10 @@ class Page(html.parser.HTMLParser):
         self.count, self.text, self.style, self.csp, self.sections = {}, [], "", "", []
         self.figures = []                       # {id, title, under, rows, sql}
         self.figure = None
+        self.ranked, self.drawn = {}, {}        # id -> text of the row; id -> figure and element
+        self.panel, self.chart = None, None     # id of the small chart, of the chart of the chosen
+        self.backed, self.coloured = set(), {}  # small charts with an oracle; chosen -> classes of the line
+        self.row = None
         self.feed(text)
         self.close()
         if self.stack:
@@ -68,6 +75,7 @@ class Page(html.parser.HTMLParser):
         if tag == "figure":
             self.figure = {"id": a.get("id"), "finding": "", "under": "", "rows": None, "sql": ""}
             self.figures.append(self.figure)
+        self.see_drawn(tag, a)
         if self.figure and tag == "table" and a.get("class") == "data":
             self.figure["rows"] = []
         if self.figure and tag == "tr" and self.figure["rows"] is not None:
@@ -76,6 +84,29 @@ class Page(html.parser.HTMLParser):
             self.figure["rows"][-1].append("")
         if tag not in VOID:
             self.stack.append((tag, a.get("class") or ""))
+
+    def see_drawn(self, tag, a):
+        """Who has a row in the ranking, who is drawn where, and in what colour."""
+        name, css = a.get("id") or "", (a.get("class") or "").split()
+        colour = [c for c in css if re.fullmatch(r"s\d", c)]
+        if tag == "tr":
+            self.row = name if name.startswith("rank") else None
+            if self.row:
+                self.ranked[self.row] = ""
+        if name.startswith("drawn"):
+            if name in self.drawn:
+                self.wrong.append("%s is drawn twice" % name)
+            self.drawn[name] = (self.figure["id"] if self.figure else None, tag)
+            self.panel = name if tag == "div" else None
+            self.chart = name if tag == "li" else None
+        elif tag in ("li", "figure"):
+            self.panel = self.chart = None
+        if self.panel and "unavoidable" in css:
+            self.backed.add(self.panel)
+        if self.panel and colour:
+            self.wrong.append("%s is a small chart in colour" % self.panel)
+        if self.chart and colour and tag == "path" and "line" in css:
+            self.coloured[self.chart] = tuple(c for c in css if c not in ("line", "eye"))
 
     def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
@@ -101,6 +132,8 @@ class Page(html.parser.HTMLParser):
             self.style += data
             return
         self.text.append(data)
+        if self.row and self.inside("th"):
+            self.ranked[self.row] += data
         f = self.figure
         if not f:
             return
@@ -160,6 +193,46 @@ def check_figure(f, db, wrong):
             break
 
 
+SCOPES = ("SELECT v.model_id, v.split FROM v_cell v JOIN result_cell rc USING(cell_id) WHERE v.status = 'done'"
+          " GROUP BY 1, 2 ORDER BY count(*) DESC, 1, 2")
+CONFIGS = ("SELECT DISTINCT config_id, policy_label, policy, role FROM v_policy_summary WHERE model_id = ? AND split = ?")
+MOST_CHOSEN = 8
+
+
+def check_ranking(p, db, hostile):
+    """Everybody in the ranking, everybody but the full cache drawn once. Returns the labels of the chosen, and how many are apart."""
+    wrong, chosen, n_apart = p.wrong, [], 0
+    for i, scope in enumerate(db.execute(SCOPES).fetchall()):
+        suffix = "-%d" % (i + 1) if i else ""
+        configs, lines = db.execute(CONFIGS, scope).fetchall(), []
+        has_oracle = any(c[2] == "oracle_step" for c in configs)
+        for config, label, policy, role in configs:
+            rank, drawn = "rank%s-%d" % (suffix, config), "drawn%s-%d" % (suffix, config)
+            if rank not in p.ranked:
+                wrong.append("%s is not in the ranking" % label)
+            elif not hostile and not p.ranked[rank].strip().startswith(label):
+                wrong.append("the row of %s says %r" % (label, p.ranked[rank]))
+            figure, tag = p.drawn.get(drawn, (None, None))
+            expected = None if policy == "full" else "fig-overlay" if tag == "li" else "fig-curves"
+            if (figure or "").removesuffix(suffix) != (expected or ""):
+                wrong.append("%s is drawn in %s" % (label, figure))
+            if tag == "div" and role == "oracle":
+                wrong.append("%s has a chart of its own" % label)
+            if tag == "div" and has_oracle and drawn not in p.backed:
+                wrong.append("no oracle behind %s" % label)
+            n_apart += tag == "div"
+            if drawn in p.coloured:
+                chosen.append(label)
+                lines.append(p.coloured[drawn])
+        if len(set(lines)) != len(lines) or len(lines) > MOST_CHOSEN:
+            wrong.append("lines cannot be told apart: %s" % lines)
+    known = {"drawn%s-%d" % ("-%d" % (i + 1) if i else "", c[0])
+             for i, scope in enumerate(db.execute(SCOPES).fetchall()) for c in db.execute(CONFIGS, scope)}
+    for name in sorted(set(p.drawn) - known):
+        wrong.append("%s is no configuration" % name)
+    return chosen, n_apart
+
+
 def check(text, db, empty, hostile):
     p = Page(text)
     wrong = p.wrong
@@ -202,6 +275,7 @@ def check(text, db, empty, hostile):
             wrong.append("no figure")
         for f in p.figures:
             check_figure(f, db, wrong)
+        p.chosen, p.n_apart = check_ranking(p, db, hostile)
     return wrong, p
 
 
@@ -212,12 +286,21 @@ def main():
     a.add_argument("--empty", action="store_true")
     a.add_argument("--hostile", action="store_true")
     a.add_argument("--figures", type=int, help="how many there must be")
+    a.add_argument("--max-bytes", type=int, help="how large it may be")
+    a.add_argument("--chosen", help="labels of those in colour, separated by blanks")
+    a.add_argument("--apart", type=int, help="how many small charts there must be")
     args = a.parse_args()
     with open(args.html, "rb") as f:
         text = f.read().decode("utf-8")                 # strict: the page is UTF-8 whatever the tokens are
     wrong, page = check(text, sqlite3.connect("file:%s?mode=ro" % args.db, uri=True), args.empty, args.hostile)
     if args.figures is not None and len(page.figures) != args.figures:
         wrong.append("%d figures, expected %d" % (len(page.figures), args.figures))
+    if args.max_bytes is not None and len(text.encode()) > args.max_bytes:
+        wrong.append("%d bytes, more than %d" % (len(text.encode()), args.max_bytes))
+    if args.chosen is not None and sorted(page.chosen) != sorted(args.chosen.split()):
+        wrong.append("in colour: %s" % page.chosen)
+    if args.apart is not None and page.n_apart != args.apart:
+        wrong.append("%d small charts, expected %d" % (page.n_apart, args.apart))
     for w in wrong[:20]:
         print("%s: %s" % (args.html, w))
     raise SystemExit(1 if wrong else 0)

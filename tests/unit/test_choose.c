@@ -47,7 +47,7 @@ static void check(kvt_span span, uint32_t caches, uint32_t n, uint64_t keep, uin
 {
     float score[MAX_CACHES * MAX_N];
     uint8_t kept[MAX_CACHES * MAX_N + 1];
-    uint32_t held[MAX_CACHES + 1], order[MAX_CACHES * MAX_N], tmp[MAX_CACHES * MAX_N];
+    uint32_t held[MAX_CACHES + 1], keep_each[MAX_CACHES], scratch[MAX_CACHES * (MAX_N + 1)];
     const size_t total = (size_t)caches * n;
     const kvt_job job = {.n_q_heads = caches, .n_kv_heads = caches, .n_caches = caches, .n = n,
                          .keep_cache = (uint32_t)keep, .keep_layer = keep};
@@ -57,7 +57,9 @@ static void check(kvt_span span, uint32_t caches, uint32_t n, uint64_t keep, uin
     draw(score, total, n_values);
     memset(kept, CANARY, sizeof kept);
     held[caches] = CANARY;
-    kvt_choose(&job, span, score, kept, held, order, tmp, &out);
+    const kvt_setup setup = {.rank_over = span};
+    for (uint32_t c = 0; c < caches; c++) keep_each[c] = (uint32_t)keep;
+    kvt_choose(&job, &setup, 0, score, keep_each, keep, kept, held, scratch, &out);
     for (size_t i = 0; i < total; i++) {
         const size_t c = i / n;
         const int want = span == KVT_SPAN_LAYER ? place(score, n, i, 0, total) < keep : place(score, n, i, c * n, (c + 1) * n) < keep;
@@ -102,13 +104,15 @@ Test(choose, reports_the_closest_cut_of_all_caches)
 {
     const float score[] = {8, 4, 2, 1, /* next cache */ 8, 7.5f, 2, 1};
     const kvt_job job = {.n_q_heads = 2, .n_kv_heads = 2, .n_caches = 2, .n = 4, .keep_cache = 1, .keep_layer = 3};
+    const kvt_setup by_cache = {.rank_over = KVT_SPAN_CACHE}, by_layer = {.rank_over = KVT_SPAN_LAYER};
+    const uint32_t keep[] = {1, 1};
     uint8_t kept[8];
-    uint32_t held[2], order[8], tmp[8];
+    uint32_t held[2], scratch[10];
     kvt_chosen out;
 
-    kvt_choose(&job, KVT_SPAN_CACHE, score, kept, held, order, tmp, &out);
+    kvt_choose(&job, &by_cache, 0, score, keep, 3, kept, held, scratch, &out);
     cr_assert(out.last_kept == 8.0f && out.first_dropped == 7.5f, "got %g | %g", (double)out.last_kept, (double)out.first_dropped);
-    kvt_choose(&job, KVT_SPAN_LAYER, score, kept, held, order, tmp, &out);
+    kvt_choose(&job, &by_layer, 0, score, keep, 3, kept, held, scratch, &out);
     cr_assert(out.last_kept == 7.5f && out.first_dropped == 4.0f, "got %g | %g", (double)out.last_kept, (double)out.first_dropped);
     cr_assert(held[0] == 1 && held[1] == 2);
 }
@@ -118,10 +122,12 @@ Test(choose, not_a_number_is_worth_less_than_anything)
     const float score[] = {NAN, -INFINITY, NAN, 1};
     const kvt_job job = {.n_q_heads = 1, .n_kv_heads = 1, .n_caches = 1, .n = 4, .keep_cache = 2, .keep_layer = 2};
     uint8_t kept[4];
-    uint32_t held[1], order[4], tmp[4];
+    const kvt_setup setup = {.rank_over = KVT_SPAN_CACHE};
+    const uint32_t keep = 2;
+    uint32_t held[1], order[4], tmp[4], scratch[5];
     kvt_chosen out;
 
-    kvt_choose(&job, KVT_SPAN_CACHE, score, kept, held, order, tmp, &out);
+    kvt_choose(&job, &setup, 0, score, &keep, 2, kept, held, scratch, &out);
     cr_assert(!kept[0] && kept[1] && !kept[2] && kept[3]);
     kvt_rank(score, 4, order, tmp);
     cr_assert(order[0] == 3 && order[1] == 1 && order[2] == 0 && order[3] == 2);

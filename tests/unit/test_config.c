@@ -41,9 +41,11 @@ Test(config, canonical_json_holds_every_parameter_in_order)
     check_names("defensivekv:semantics=paper", "defensivekv:semantics=paper",
                 "{\"caches\":\"kv\",\"id\":\"defensivekv\",\"params\":{\"kernel\":5,\"rho\":\"prefix\",\"semantics\":\"paper\","
                 "\"window\":32},\"rows\":\"exact\",\"ties\":\"low\",\"version\":1}");
-    check_names("h2o:recent=0.10,steps=7", "h2o:recent=0.1",
-                "{\"caches\":\"query\",\"id\":\"h2o\",\"params\":{\"impl\":\"real_drop\",\"recent\":0.1,\"semantics\":\"code\"},"
-                "\"rows\":\"exact\",\"ties\":\"low\",\"version\":1}");
+    check_names("observed", "observed",
+                "{\"caches\":\"kv\",\"id\":\"observed\",\"params\":{\"semantics\":\"code\"},\"rows\":\"exact\",\"ties\":\"low\",\"version\":1}");
+    check_names("knorm:ties=seeded,keep_last=32,keep_first=4", "knorm:ties=seeded,keep_first=4,keep_last=32",
+                "{\"caches\":\"kv\",\"id\":\"knorm\",\"keep_first\":4,\"keep_last\":32,\"params\":{\"semantics\":\"code\"},"
+                "\"rows\":\"exact\",\"ties\":\"seeded\",\"version\":1}");
 }
 
 Test(config, defaults_written_out_are_the_same_configuration)
@@ -71,7 +73,12 @@ Test(config, describes_the_policy)
         {"defensivekv", "policy", "prefill", "prompt", "code", 1, 0, 1, 1},
         {"defensivekv:semantics=paper", "policy", "prefill", "prompt", "paper", 1, 1, 1, 1},
         {"tova", "policy", "decode", "all", "same", 0, 0, 0, 1},
-        {"h2o", "policy", "decode", "all", "same", 0, 0, 0, 1},
+        {"h2o", "policy", "decode", "all", "code", 0, 0, 0, 1},
+        {"h2o:impl=one_shot,caches=kv", "policy", "prefill", "prompt", "code", 1, 1, 0, 1},
+        {"snapkv:impl=original,caches=kv", "policy", "prefill", "prompt", "same", 1, 1, 0, 1},
+        {"cake:impl=dkv", "policy", "prefill", "prompt", "code", 1, 0, 1, 1},
+        {"layer_defensivekv", "policy", "prefill", "prompt", "code", 1, 0, 1, 1},
+        {"knorm", "policy", "prefill", "prompt", "same", 1, 1, 0, 0},
         {"oracle_fixed", "oracle", "hindsight", "prompt", "same", 1, 1, 0, 1},
         {"oracle_step", "oracle", "hindsight", "prompt", "same", 0, 1, 0, 1},
     };
@@ -138,14 +145,14 @@ Test(config, refuses_what_it_does_not_know_and_says_what_exists)
         {"h2o:recent=1.01", KVT_EARG, "from 0 to 1"},
         {"h2o:steps=1.5", KVT_EARG, "whole number"},
         {"streaming:sinks=4,recent=3", KVT_EARG, "sinks"},
-        {"snapkv:impl=kvpress", KVT_ENOTSUP, "not built into this version"},
         {"snapkv:impl=nonsense", KVT_EARG, "dkv"},
-        {"tova:impl=press", KVT_ENOTSUP, "not built into this version"},
-        {"h2o:impl=easykv,mode=decoding", KVT_ENOTSUP, "not built into this version"},
-        {"h2o:mode=decoding,impl=easykv", KVT_ENOTSUP, "not built into this version"},
-        {"streaming:impl=online", KVT_ENOTSUP, "not built into this version"},
-        {"random:impl=easykv", KVT_ENOTSUP, "not built into this version"},
-        {"cake:window=8", KVT_ENOTSUP, "not built into this version"},
+        {"streaming:pos=compacted", KVT_ENOTSUP, "not built into this version"},
+        {"pyramidkv:frozen_budget=on", KVT_ENOTSUP, "not built into this version"},
+        {"quest", KVT_ENOTSUP, "not built into this version"},
+        {"snapkv:ties=random", KVT_EARG, "low|flat|high|seeded"},
+        {"snapkv:keep_first=1.5", KVT_EARG, "whole number"},
+        {"full:keep_first=4", KVT_EARG, "no parameter 'keep_first'"},
+        {"oracle_step:keep_last=4", KVT_EARG, "no parameter 'keep_last'"},
         {"oracle_minimax", KVT_ENOTSUP, "not built into this version"},
         {"\x1b[31mred\n", KVT_EARG, "\\u{1B}"},
     };
@@ -186,7 +193,7 @@ static kvt_job counts(const char *spec, kvt_rule rule, uint32_t n, uint32_t n_q,
     kvt_err err = {KVT_OK, ""};
 
     cr_assert(kvt_budget_parse(&b, spec, rule, &err) == KVT_OK, "%s: %s", spec, err.text);
-    kvt_budget_counts(&b, &job);
+    kvt_budget_counts(&b, job.n_kv_heads, 1, &job);
     return job;
 }
 

@@ -134,10 +134,10 @@ Test(summary, numbers_come_from_the_right_place)
                       "entries. Worst seen in 1 cluster: 0.713 of a head's attention in one step (layer 0, head 1, "
                       "step 7, trace t0); 0.188 of it could not have been avoided with this budget. 1 of 1 cluster had a "
                       "step above 0.5. Not shown: the effect of evictions on later tokens.");
-    expect_text(text, "policies\n  snapkv  ");
-    expect_text(text, "  0.200   0.0312    0.700    0.713    0.123     1\n");
-    expect_text(text, "baselines\n  full  ");
-    expect_text(text, "   1.00        0        0        0        0     0\n");
+    expect_text(text, "policies\n    snapkv  ");
+    expect_text(text, " 0.200 0.0312  0.700  0.713    0.123    1\n");
+    expect_text(text, "baselines\n    full  ");
+    expect_text(text, "  1.00      0      0      0        0    0\n");
     expect_text(text, "snapkv: four heads with the largest CVaR95 (exploratory, one trace)\n");
     expect_text(text, "      0     1    0.700   0.0891    0.713       1\n      0     2    0.487 ");
     cr_assert(!strstr(text, "fragile") && !strstr(text, "0.5 %"));
@@ -160,7 +160,7 @@ Test(summary, a_sweep_fits_the_page_and_puts_seeds_together)
     cr_assert(strstr(strstr(text, "random") + 1, "random") == NULL, "one line for random:\n%s", text);
     expect_text(text, "3 traces, 2 clusters");
     expect_text(text, "(exploratory, mean over 3 traces");
-    expect_text(text, "bounds (these know the future)\n  oracle_step");
+    expect_text(text, "bounds (these know the future)\n    oracle_step");
     expect_text(text, "\nSelf-checks that are not ok\n  warn    tie_share, 42 cells: half of the kept entries are tied\n");
     cr_assert(!strstr(text, "fragile") && !strstr(text, "Not finished"));
     for (char *p = text, *end; (end = strchr(p, '\n')); p = end + 1, lines++)
@@ -198,6 +198,85 @@ Test(summary, the_policy_with_the_smallest_tail_is_named)
     expect_text(flat, "the smallest CVaR95 of a worst KV head is 0.700 (of 2 policies, up to 0.");
     expect_text(flat, "): h2o, which holds 0.200");
     free(text), free(flat);
+}
+
+static double mean_of_next, cvar_of_next;
+
+static void set_tail(fake_result *f)
+{
+    f->r.lost_mean = mean_of_next, f->r.cvar95_worst_head = cvar_of_next, f->r.lost_worst = 1;
+}
+
+/* A policy of its own name, or a variant of snapkv, with that mean and tail. */
+static void store_variant(kvt_store *s, const fake_trace *t, const char *id, const char *label, double mean, double cvar95)
+{
+    char json[128];
+    kvt_config_info other = *fake_config(1);
+    kvt_cell c = fake_cell(t, 1, 0, 0);
+    snprintf(json, sizeof json, "{\"id\":\"%s\",\"label\":\"%s\"}", id, label);
+    other.policy_id = other.title = id;
+    other.label = label;
+    other.canonical_json = json;
+    fake_hex(other.sha256, json);
+    c.config = &other;
+    kvt_cell_key(&c);
+    mean_of_next = mean, cvar_of_next = cvar95;
+    store_cell(s, &c, set_tail);
+}
+
+Test(summary, the_mean_ranks_where_the_tails_are_alike)
+{
+    fake_trace t;
+    char *text, *flat;
+    kvt_store *s = open_store();
+    fake_trace_init(&t, 0);
+    store_variant(s, &t, "snapkv", "snapkv", 0.2, 0.9990);
+    store_variant(s, &t, "tova", "tova", 0.1, 0.9995);
+    store_variant(s, &t, "h2o", "h2o", 0.105, 0.9999);
+    finish_store(s);
+    text = summary(), flat = unwrapped(text);
+    expect_text(flat, "the smallest mean loss is 0.100 (of 3 policies, up to 0.200): tova, which holds");
+    expect_text(flat, "CVaR95 does not separate these policies: 3 of 3 lie between 0.999 and 1.00. Ordered by the mean (~: within "
+                      "0.01 of the line above; a test of the order needs 6 clusters).");
+    expect_text(text, "policies\n  1 tova ");
+    expect_text(text, "\n ~2 h2o ");
+    expect_text(text, "\n  3 snapkv ");
+    free(text), free(flat);
+}
+
+/* Goal: forty configurations do not fill the screen; the best, the best of each baseline
+ * and the oracles have a line, and long labels are cut. */
+Test(summary, many_configurations_have_a_short_form)
+{
+    static const char *const gone[3] = {"snapkv:kernel=13", "snapkv:kernel=77", "    full "};
+    char label[FAKE_PROMPT][96];
+    fake_trace t;
+    char *text, *row;
+    int lines = 0;
+    kvt_store *s = open_store();
+    fake_trace_init(&t, 0);
+    for (int i = 0; i < FAKE_PROMPT; i++) {
+        snprintf(label[i], sizeof label[i], i == 3 ? "snapkv:kernel=7,window=64,gqa=max,pooling=avg,impl=dkv" : "snapkv:kernel=%d", 2 * i + 1);
+        store_variant(s, &t, "snapkv", label[i], 0.1 + 0.001 * i, 0.3 + 0.011 * i);
+    }
+    for (int config = 0; config < FAKE_CONFIGS; config++)
+        if (config != 1) {
+            const kvt_cell c = fake_cell(&t, config, 0, 0);
+            store_cell(s, &c, NULL);
+        }
+    finish_store(s);
+    text = summary();
+    expect_text(text, "policies\n  1 snapkv:kernel=1 ");
+    expect_text(text, "\n  6 snapkv:kernel=11 ");
+    expect_text(text, "\n    ... 34 more, up to a CVaR95 of 0.729; kvtrace report shows all\nbaselines\n    random ");
+    expect_text(text, "bounds (these know the future)\n    oracle_step");
+    row = strstr(text, "\n  4 snapkv:kernel=7,window=64,gqa=");
+    cr_assert(row && strstr(row, ".. ") && strstr(row, ".. ") < strchr(row + 1, '\n'), "%s", text);
+    for (int i = 0; i < 3; i++) cr_assert(!strstr(text, gone[i]), "%s is there:\n%s", gone[i], text);
+    for (char *p = text, *end; (end = strchr(p, '\n')); p = end + 1, lines++)
+        cr_assert(end - p <= 80, "%.*s", (int)(end - p), p);
+    cr_assert(lines <= 40, "%d lines:\n%s", lines, text);
+    free(text);
 }
 
 static void all_trivial(fake_result *f)
