@@ -6,7 +6,8 @@
  * of keys and values, replaced by its rank in the block over lag. Sinks, the last full
  * block and the rest after it score 1. A prompt shorter than sinks + 2 lag is kept by
  * recency. Ranks of equals go by position. A channel that is constant over the next block
- * divides by zero in the reference, which then ranks the block by position; so does this. */
+ * divides by zero in the reference: every score of the block is NaN, the ranks are whatever
+ * its sort leaves. Here they go by position, as for equals. */
 #include "kvt_prim.h"
 
 #include <math.h>
@@ -155,6 +156,7 @@ const kvt_policy kvt_policy_lagkv = {
     .abi = KVT_POLICY_ABI, .caps = KVT_POLICY_ONESHOT, .needs = KVT_NEED_VALUES, .version = 1,
     .id = "lagkv", .title = "LagKV", .cite = "arXiv:2504.04704",
     .note = "One choice over the prompt, as in kvpress; the authors' code compresses block after block (sinks 16, lag 1024). "
-            "Every block holds the same ranks, so ties decide much of the kept set.",
+            "Every block holds the same ranks, so ties decide much of the kept set. A channel that is constant over a block divides by "
+            "zero in the reference; here the block before it is ranked by position.",
     .params = lagkv_params, .setup = lagkv_setup, .score = lagkv_score,
 };

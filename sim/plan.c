@@ -97,7 +97,7 @@ int kvt__keeps_all(const kvt_job *job, const kvt_setup *setup)
 static kvt_status plan_refuse(const kvt_config *config, const kvt_job *job, const char *label, const char *why, kvt_err *err)
 {
     const uint32_t copies = job->n_caches / job->n_kv_heads;
-    uint32_t lo = 1, hi = job->n;               /* the answer, if any, is in lo..hi */
+    uint32_t lo = 1, hi = job->n + job->n_new;  /* the answer, if any, is in lo..hi */
     kvt_job probe = *job;
     kvt_setup setup;
 
@@ -114,7 +114,7 @@ static kvt_status plan_refuse(const kvt_config *config, const kvt_job *job, cons
         else
             hi = mid - 1;
     }
-    if (lo > job->n)
+    if (lo > job->n + job->n_new)
         return kvt_fail(err, KVT_EARG, "%s at budget %s: %s; no budget works for a prompt of %u tokens", config->info.label, label, why, job->n);
     return kvt_fail(err, KVT_EARG, "%s at budget %s: %s; the smallest budget that works here is %ut (a share of %.4g)",
                     config->info.label, label, why, lo, (double)lo * copies / job->n);
