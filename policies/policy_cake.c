@@ -57,8 +57,6 @@ static void cake_setup(const kvt_job *job, kvt_setup *out)
     out->ws_bytes = in_score > in_worth ? in_score : in_worth;
     out->keep_all = cake_keeps_all(job);
     out->uneven = 1;
-    if (job->n <= window)
-        out->needs = 0;
     if (job->n > window && (cake_dkv(job) ? job->tokens < window - 1e-9 : c < window))
         out->refuse = "the capacity must not be below the window";
     if (job->n > window && c <= window)

@@ -13,6 +13,9 @@
 #include "policy_forms.h"
 #include "trace_guard.h"
 
+static const char *policy_title(const kvt_policy *p) { return p->title ? p->title : p->id; }
+static const char *policy_cite(const kvt_policy *p) { return p->cite ? p->cite : ""; }
+
 static const kvt_opt policies_opts[] = {
     { "json", 0, KVT_OPT_FLAG, NULL, NULL, 0, 0, NULL, "one JSON object instead of a table" },
     { "markdown", 0, KVT_OPT_FLAG, NULL, NULL, 0, 0, NULL, "list only: the table of policies/README.md" },
@@ -124,7 +127,7 @@ static void policies_print_list(const policies_all *all)
         printf("%-18s %-9s ", p->id, kvt_policy_class(p));
         if (traced)
             printf("%-11s ", policies_verdict(e));
-        printf(p->cite[0] ? "%-34s %s\n" : "%s%s\n", p->title, p->cite);
+        printf(policy_cite(p)[0] ? "%-34s %s\n" : "%s%s\n", policy_title(p), policy_cite(p));
         printf("    needs: %s%s\n", kvt_form_needs(e->form, needs), policies_needs_differ(e) ? "; other forms differ" : "");
         policies_print_missing(e);
     }
@@ -190,9 +193,9 @@ static void policies_print_show(const kvt_forms *e)
 {
     const kvt_policy *p = e->config->policy;
 
-    printf("%s - %s\n", p->id, p->title);
-    if (p->cite[0])
-        printf("  citation    %s\n", p->cite);
+    printf("%s - %s\n", p->id, policy_title(p));
+    if (policy_cite(p)[0])
+        printf("  citation    %s\n", policy_cite(p));
     printf("  class       %s: %s\n", kvt_policy_class(p), kvt_policy_class_text(p));
     printf("  version     %u\n", p->version);
     if (kvt_policy_origin(p))
@@ -236,7 +239,7 @@ static void policies_print_markdown(const policies_all *all)
     for (uint32_t i = 0; i < all->n; i++) {
         const kvt_policy *p = all->entry[i].config->policy;
         printf("| `%s` | ", p->id);
-        policies_print_text(p->title, 1);
+        policies_print_text(policy_title(p), 1);
         printf(" | %s | ", kvt_policy_class(p));
         policies_md_needs(&all->entry[i]);
         printf(" |");
@@ -250,7 +253,7 @@ static void policies_print_markdown(const policies_all *all)
             policies_print_default(p, d, 1);
             putchar(')');
         }
-        printf("%s | %s |\n", p->caches == KVT_CACHES_QUERY ? "; `caches` (query)" : "", p->cite);
+        printf("%s | %s |\n", p->caches == KVT_CACHES_QUERY ? "; `caches` (query)" : "", policy_cite(p));
     }
     puts("\nWhere paper and code differ, and which of it is built:\n");
     for (uint32_t i = 0; i < all->n; i++)
@@ -336,7 +339,7 @@ static int json_entry(cJSON *o, const kvt_forms *e)
     const kvt_policy *p = e->config->policy;
     cJSON *params = NULL, *settings = NULL, *forms = NULL;
     const char *name;
-    int ok = o && json_text(o, "id", p->id) && json_text(o, "title", p->title) && json_text(o, "citation", p->cite)
+    int ok = o && json_text(o, "id", p->id) && json_text(o, "title", policy_title(p)) && json_text(o, "citation", policy_cite(p))
           && json_text(o, "class", kvt_policy_class(p)) && json_number(o, "version", p->version)
           && cJSON_AddBoolToObject(o, "paper_form", policies_has_paper(p))
           && (kvt_policy_origin(p) ? json_text(o, "plugin_sha256", kvt_policy_origin(p)) : cJSON_AddNullToObject(o, "plugin_sha256") != NULL)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "kvt_cli.h"
@@ -62,6 +63,7 @@ static void replay_on_signal(int sig)
     if (replay_cancel)
         _exit(128 + sig);
     replay_cancel = 1;
+    kvt_plugins_interrupt();
 }
 
 /* ------------------------------------------------------------- what to run */
@@ -262,7 +264,7 @@ static void replay_check_plan(const replay_job *job, int *exit_code)
                 }
                 fprintf(stderr, "kvtrace: %s: skipped: %s\n", job->source[i].path, why.text);
                 any_budget |= st == KVT_EARG;
-                if (st != KVT_EARG)
+                if (st == KVT_ENEED)
                     break;                       /* the same at every budget */
             }
         }
@@ -280,9 +282,12 @@ static kvt_status replay_kept_error(const replay_job *job, kvt_err *err)
 static kvt_status replay_kept_open(replay_job *job, kvt_err *err)
 {
     const char *path = kvt_arg_text(job->args, "kept");
+    struct stat there;
 
     if (!path)
         return KVT_OK;
+    if (lstat(path, &there) == 0 && !S_ISREG(there.st_mode))
+        return kvt_fail(err, KVT_EIO, "%s: is there already and is not a file; choose another name", path);
     job->kept_path = malloc(strlen(path) + 1);
     job->kept_part = malloc(strlen(path) + 6);
     if (!job->kept_path || !job->kept_part)
@@ -410,6 +415,8 @@ static kvt_status replay_traces(replay_job *job, kvt_store *store, const kvt_ker
         kvt_status st = KVT_OK;
         if (job->source[job->trace_at].ops)
             st = kvt_replay(&job->source[job->trace_at], &opts, kvt_store_sink(store), &why);
+        if (st < 0 && replay_cancel)             /* what failed was stopped */
+            return kvt_fail(err, KVT_ECANCELLED, "%s: stopped; the same command goes on where this one ended", job->source[job->trace_at].path);
         if (st < 0 && kvt_arg_flag(job->args, "keep-going") && replay_is_bad_trace(st)) {
             fprintf(stderr, "kvtrace: %s\n", why.text);
             *exit_code = KVT_EXIT_INPUT;
@@ -449,8 +456,12 @@ static kvt_status replay_into(replay_job *job, const char *path, int *exit_code,
     replay_config_hash(job, hash);
     info.isa = kern->name;
     info.n_threads = kvt_arg_given(job->args, "jobs") ? (uint32_t)kvt_arg_uint(job->args, "jobs") : (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
-    KVT_TRY(kvt_store_open(&store, path, &info, err));
-    st = replay_kept_open(job, err);
+    KVT_TRY(replay_kept_open(job, err));
+    st = kvt_store_open(&store, path, &info, err);
+    if (st < 0) {
+        (void)replay_kept_close(job, 0, NULL);
+        return st;
+    }
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     if (st == KVT_OK)

@@ -454,8 +454,8 @@ static kvt_status config_describe(config_box *b, kvt_err *err)
         return kvt_fail(err, KVT_EARG, "%s: caches=query: this policy does not choose per cache; use caches=kv", p->id);
     c->paper = kvt_config_param(c, "semantics", 0) > 0;
     c->info.policy_id = p->id;
-    c->info.title = p->title;
-    c->info.cite = p->cite;
+    c->info.title = p->title ? p->title : p->id;
+    c->info.cite = p->cite ? p->cite : "";
     c->info.policy_version = p->version;
     c->info.role = oracle ? "oracle" : p->caps & KVT_POLICY_BASELINE ? "baseline" : "policy";
     c->info.timing = oracle ? "hindsight" : online ? "decode"

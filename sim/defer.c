@@ -13,6 +13,7 @@ typedef struct defer_layer {        /* one cell, one layer                      
     float    *score;                /* [n_caches][n]                                  */
     uint8_t  *kept;                 /* [n_caches][n]                                  */
     uint32_t *keep;                 /* [n_caches]                                     */
+    uint64_t  keep_layer;
     kvt_chosen chosen;
 } defer_layer;
 
@@ -35,8 +36,9 @@ static int defer_wanted(const run_cell *c)
     return c->deferred && !kvt__keeps_all(&c->job, &c->setup);
 }
 
-/* allot() after layer n_done - 1: counts shrink, capacities are replaced. */
-static kvt_status defer_allot(const run *r, run_cell *c, uint32_t n_done, kvt_err *err)
+/* allot() after layer n_done - 1: counts shrink, capacities are replaced. Layers have the
+ * same number of caches (kvt_plan_check). */
+static kvt_status defer_allot(run_cell *c, uint32_t n_done, kvt_err *err)
 {
     const uint32_t caches = c->defer[0].n_caches;
     const kvt_layers done = { n_done, caches, (const double (*)[KVT_STATS])c->defer_stat };
@@ -45,11 +47,7 @@ static kvt_status defer_allot(const run *r, run_cell *c, uint32_t n_done, kvt_er
     if (!keep)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     for (uint32_t l = 0; l < n_done; l++) {
-        if (c->defer[l].n_caches != caches) {
-            free(keep);
-            return kvt_fail(err, KVT_ENOTSUP, "%s: %s: layers with different numbers of KV heads are not supported by this policy",
-                            r->src->path, c->config->info.label);
-        }
+        KVT_ASSERT(c->defer[l].n_caches == caches);
         for (uint32_t k = 0; k < caches; k++) {
             keep[l * caches + k] = c->defer[l].keep[k];
             c->defer_capacity[l * caches + k] = c->setup.capacity;
@@ -81,6 +79,7 @@ static kvt_status defer_score(const defer_task *t, run_cell *c, kvt_err *err)
     {
         const kvt_status st = kvt__score(r, c, &t->prompt, c->defer_stat + (size_t)r->L.slot * KVT_STATS, err);
         d->score = c->score;
+        d->keep_layer = c->keep_layer;
         return st;
     }
 }
@@ -96,7 +95,7 @@ static void defer_item(void *arg, uint32_t item, uint32_t thread)
     c->score = NULL;                             /* these belong to c->defer              */
     c->keep = NULL;
     if (st == KVT_OK && c->config->policy->allot && (c->setup.caps & KVT_POLICY_CASCADE || t->r->L.slot + 1 == t->r->n_layers_full))
-        st = defer_allot(t->r, c, t->r->L.slot + 1, &t->r->item_err[item]);
+        st = defer_allot(c, t->r->L.slot + 1, &t->r->item_err[item]);
     t->r->item_status[item] = st;
 }
 
@@ -128,6 +127,8 @@ static kvt_status defer_cut(run *r, run_cell *c, kvt_err *err)
         kvt_job job = c->job;
 
         job.n_caches = d->n_caches;
+        if (c->setup.rank_over == KVT_SPAN_LAYER)
+            kvt_choose_cut(&job, c->setup.first, &strip[at], d->n_caches, d->keep_layer, scratch);
         for (uint32_t k = 0; c->setup.rank_over == KVT_SPAN_CACHE && k < d->n_caches; k++)
             kvt_choose_cut(&job, c->setup.first, &strip[at + k], 1, d->keep[k], scratch);
         kvt_choose_report(&job, c->setup.rank_over, d->score, d->kept, held, &d->chosen);

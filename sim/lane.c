@@ -561,7 +561,7 @@ kvt_status kvt__lanes(run *r, kvt_err *err)
         if (!c->online)
             continue;
         c->flags |= c->setup.flags;
-        if (!(c->setup.caps & KVT_POLICY_ONESHOT) && !c->in_prompt && !l->evicted)
+        if (!(c->setup.caps & KVT_POLICY_ONESHOT) && !c->in_prompt && !l->evicted && c->setup.exempt == 0)
             c->flags |= KVT_FLAG_KEPT_ALL;
         for (uint32_t k = from; k < to; k++) {
             c->n_prompt[k] = (c->setup.exempt < r->N ? c->setup.exempt : r->N) + l->n;

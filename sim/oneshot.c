@@ -170,6 +170,13 @@ static void oneshot_cell(void *arg, uint32_t item, uint32_t thread)
             return;
         c->flags |= c->setup.flags;
     }
+    /* the bounds of an oracle are there before its set: for the count that was planned */
+    for (uint32_t k = 0; c->config->policy->caps & KVT_POLICY_ORACLE && k < c->job.n_caches; k++)
+        if (c->n_held[k] != c->n_prompt[k]) {
+            r->item_status[item] = kvt_fail(&r->item_err[item], KVT_ECHECK, "%s: layer %u cache %u: oracle %s keeps %u tokens, its budget is %u",
+                                            r->src->path, r->L.layer, k, c->config->info.label, c->n_held[k], c->n_prompt[k]);
+            return;
+        }
     memcpy(c->n_prompt, c->n_held, c->job.n_caches * sizeof *c->n_held);
 }
 

@@ -92,6 +92,11 @@ int kvt__keeps_all(const kvt_job *job, const kvt_setup *setup)
     return job->keep_cache >= job->n || (setup->window > 0 && job->n <= setup->window);
 }
 
+int kvt__reads_window(const kvt_policy *policy, const kvt_job *job, const kvt_setup *setup)
+{
+    return !kvt__keeps_all(job, setup) || (setup->caps & KVT_POLICY_ONLINE && policy->begin);
+}
+
 /* Why a policy is not defined at this budget, and the smallest budget at which it is; a
  * larger one is taken to be feasible too. */
 static kvt_status plan_refuse(const kvt_config *config, const kvt_job *job, const char *label, const char *why, kvt_err *err)
@@ -116,6 +121,8 @@ static kvt_status plan_refuse(const kvt_config *config, const kvt_job *job, cons
     }
     if (lo > job->n + job->n_new)
         return kvt_fail(err, KVT_EARG, "%s at budget %s: %s; no budget works for a prompt of %u tokens", config->info.label, label, why, job->n);
+    if ((uint64_t)lo * copies > job->n)          /* no share says that */
+        return kvt_fail(err, KVT_EARG, "%s at budget %s: %s; the smallest budget that works here is %ut", config->info.label, label, why, lo);
     return kvt_fail(err, KVT_EARG, "%s at budget %s: %s; the smallest budget that works here is %ut (a share of %.4g)",
                     config->info.label, label, why, lo, (double)lo * copies / job->n);
 }
@@ -143,8 +150,37 @@ static kvt_status plan_check_needs(const kvt_trace_info *info, const kvt_config 
     return KVT_OK;
 }
 
+/* Layers can differ in heads. What a policy does must not: the engine decides once for all
+ * whether a cell acts in the prompt, while generating, or needs every layer. */
+static kvt_status plan_check_layers(const kvt_trace_info *info, const kvt_config *config, const kvt_budget *budget, uint32_t layer,
+                                    const kvt_job *a, const kvt_setup *x, kvt_err *err)
+{
+    const int whole = x->caps & KVT_POLICY_ONESHOT && (config->policy->allot || x->rank_over == KVT_SPAN_MODEL);
+
+    for (uint32_t l = layer + 1; l < info->n_layers; l++) {
+        kvt_job b;
+        kvt_setup y;
+
+        if (info->layer[l].attn != KVT_ATTN_FULL)
+            continue;
+        kvt__job(config, budget, info, l, 0, &b);
+        kvt__setup(config->policy, &b, &y);
+        if (x->caps != y.caps || x->rank_over != y.rank_over || (x->prompt_stride > 0) != (y.prompt_stride > 0)
+            || (x->capacity == KVT_NO_LIMIT) != (y.capacity == KVT_NO_LIMIT)
+            || (whole && kvt__keeps_all(a, x) != kvt__keeps_all(&b, &y)))
+            return kvt_fail(err, KVT_ENOTSUP, "%s at budget %s: layers %u and %u have different heads and would be treated differently; "
+                            "not supported", config->info.label, budget->info.label, layer, l);
+        if (whole && config->policy->allot && !kvt__keeps_all(a, x) && a->n_caches != b.n_caches)
+            return kvt_fail(err, KVT_ENOTSUP, "%s at budget %s: shares its budget among layers, and layers %u and %u have %u and %u caches; "
+                            "not supported", config->info.label, budget->info.label, layer, l, a->n_caches, b.n_caches);
+    }
+    return KVT_OK;
+}
+
 kvt_status kvt_plan_check(const kvt_trace_info *info, const kvt_config *config, const kvt_budget *budget, kvt_err *err)
 {
+    int first = 1;
+
     for (uint32_t l = 0; l < info->n_layers; l++) {
         kvt_job job;
         kvt_setup setup;
@@ -155,7 +191,10 @@ kvt_status kvt_plan_check(const kvt_trace_info *info, const kvt_config *config, 
         kvt__setup(config->policy, &job, &setup);
         if (setup.refuse)
             return plan_refuse(config, &job, budget->info.label, setup.refuse, err);
-        KVT_TRY(plan_check_needs(info, config, &setup, kvt__keeps_all(&job, &setup) && !(setup.caps & KVT_POLICY_ONLINE && config->policy->begin), l, err));
+        if (first)
+            KVT_TRY(plan_check_layers(info, config, budget, l, &job, &setup, err));
+        first = 0;
+        KVT_TRY(plan_check_needs(info, config, &setup, !kvt__reads_window(config->policy, &job, &setup), l, err));
     }
     return KVT_OK;
 }

@@ -19,5 +19,7 @@
 kvt_status kvt_plugins_load(const kvt_args *args, kvt_err *err) KVT_NODISCARD;
 /* The file of this name goes when a library crashes; NULL: none. */
 void       kvt_plugins_remove_on_crash(const char *path);
+/* End the Python processes, whatever they compute: their calls fail. For signal handlers. */
+void       kvt_plugins_interrupt(void);
 
 #endif

@@ -114,6 +114,8 @@ static kvt_status check_callbacks(const char *path, const kvt_policy *p, kvt_err
         why = "has KVT_POLICY_CASCADE in .caps and no allot()";
     else if ((p->needs & KVT_NEED_FUTURE) && !(p->caps & KVT_POLICY_ORACLE))
         why = "reads the future (KVT_NEED_FUTURE) and does not say so (KVT_POLICY_ORACLE)";
+    else if ((p->caps & KVT_POLICY_ORACLE) && (online || p->allot || p->rank_over != KVT_SPAN_CACHE))
+        why = "has KVT_POLICY_ORACLE in .caps: an oracle chooses once, per cache";
     return why ? kvt_fail(err, KVT_EFORMAT, "%s: policy %s %s", path, p->id, why) : KVT_OK;
 }
 

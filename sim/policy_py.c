@@ -38,7 +38,7 @@ static void py_fail(py_policy *p, const char *why)
 {
     pthread_mutex_lock(&p->pool.lock);
     if (!atomic_load(&p->failed)) {
-        snprintf(p->why, sizeof p->why, "%s", why);
+        snprintf(p->why, sizeof p->why, "%.*s", (int)sizeof p->why - 1, why);
         atomic_store(&p->failed, 1);
     }
     pthread_mutex_unlock(&p->pool.lock);

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "kvt_text.h"
+#include "plugin.h"
 
 __asm__(".pushsection .rodata\n"
         "kvt__py_module:\n"
@@ -47,6 +48,14 @@ static void py_end_all(void)
         for (uint32_t i = 0; i < p->n; i++)
             if (p->all[i])
                 py_end(p->all[i]);
+}
+
+void kvt_plugins_interrupt(void)
+{
+    for (py_pool *p = py_pools; p; p = p->next)
+        for (uint32_t i = 0; i < p->n; i++)
+            if (p->all[i] && p->all[i]->pid > 0)
+                kill(p->all[i]->pid, SIGKILL);
 }
 
 /* How a process ended that closed its socket. */

@@ -22,6 +22,7 @@ static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_bu
 {
     run_cell c = { .config = config, .budget = budget };
     int todo = r->sink.ops != NULL;
+    uint32_t needs = 0;
 
     c.id.trace = r->info;
     c.id.trace_path = r->src->path;
@@ -33,6 +34,9 @@ static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_bu
         if (r->info->layer[l].attn == KVT_ATTN_FULL) {
             kvt__job(config, budget, r->info, l, 0, &c.job);
             kvt__setup(config->policy, &c.job, &c.setup);
+            needs |= c.setup.needs;
+            if (kvt__reads_window(config->policy, &c.job, &c.setup) && c.setup.window > c.window)
+                c.window = c.setup.window;
         }
     c.online = c.setup.caps & KVT_POLICY_ONLINE && c.setup.capacity != KVT_NO_LIMIT;
     c.in_prompt = c.setup.prompt_stride > 0;
@@ -47,7 +51,7 @@ static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_bu
         return KVT_OK;                           /* a result is there, nobody wants the set */
     c.score_of = r->n_cells;
     c.held_min = UINT32_MAX;
-    r->need |= c.setup.needs;
+    r->need |= needs;
     r->cell[r->n_cells++] = c;
     return KVT_OK;
 }
@@ -110,7 +114,7 @@ static uint32_t replay_window(const run *r)
 
     for (uint32_t i = 0; i < r->n_cells; i++) {
         const run_cell *c = &r->cell[i];
-        w = c->setup.window > w ? c->setup.window : w;
+        w = c->window > w ? c->window : w;
     }
     return w < r->info->window ? w : r->info->window;
 }

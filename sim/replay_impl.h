@@ -41,6 +41,7 @@ typedef struct run_cell {           /* one cell of this replay                  
     int      online, bound, full;   /* online: tokens leave while generating           */
     int      in_prompt;             /* a lane that acts in the prompt makes its set    */
     int      deferred;              /* its sets need all layers: see defer.c           */
+    uint32_t window;                /* prompt rows that some layer of it looks at      */
     uint32_t score_of;              /* index of the cell whose scores this one uses    */
     struct defer_layer *defer;      /* [n_layers_full] or NULL: see defer.c            */
     double   *defer_stat;           /* [n_layers_full][KVT_STATS]                      */
@@ -165,6 +166,8 @@ void kvt__job(const kvt_config *config, const kvt_budget *budget, const kvt_trac
               kvt_job *job);
 void kvt__setup(const kvt_policy *policy, const kvt_job *job, kvt_setup *out);
 int  kvt__keeps_all(const kvt_job *job, const kvt_setup *setup);
+/* Does anybody look at window rows for it? Not where everything stays anyway. */
+int  kvt__reads_window(const kvt_policy *policy, const kvt_job *job, const kvt_setup *setup);
 /* oneshot.c */
 kvt_status kvt__jobs(run *r, kvt_err *err);              /* job, setup of every cell      */
 kvt_status kvt__choose_sets(run *r, int oracles, kvt_err *err);

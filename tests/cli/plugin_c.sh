@@ -112,6 +112,8 @@ variant "parameter 'ties'" -e 's/"decay"/"ties"/'
 variant 'min <= default <= max' -e 's/"decay", 0\.9/"decay", 1.5/'
 variant 'undefined symbol: kvt_nothing' -e 's/all = 0, w = 1;/all = kvt_nothing(), w = 1;/' -e 's/^enum/double kvt_nothing(void);\n&/'
 
+variant 'an oracle chooses once, per cache' -e 's/\.rank_over = [A-Z_]*,//; s/\.caps = KVT_POLICY_ONESHOT/.rank_over = KVT_SPAN_LAYER, .caps = KVT_POLICY_ONESHOT | KVT_POLICY_ORACLE/'
+
 # while it runs: NaN, crashes (Debug and sanitized builds alike)
 sed 's/\*score = (float)(sum \/ group);/*score = j == 7 ? NAN : (float)(sum \/ group);/; s/^enum/#include <math.h>\n&/' "$example" >nan.c
 build nan.c nan.so

@@ -42,6 +42,11 @@ hashes oe1.db >oe1.txt
 hashes oe4.db >oe4.txt
 [ "$(grep -cxF -f oe1.txt oe4.txt)" -eq "$(wc -l <oe1.txt)" ] || fail "--output-error: other budgets change a cell"
 
+# Kept sets replace a file, nothing else, and are asked about before anything is done.
+mkfifo pipe
+"$KVTRACE" replay t.h5 -b 0.3 -o pipe.db -q --kept pipe 2>pipe.err && fail "a pipe is replaced by a file"
+[ -p pipe ] && [ ! -e pipe.db ] && grep -q 'is not a file' pipe.err || fail "kept sets into a pipe: $(cat pipe.err)"
+
 interrupted=0
 i=0
 while [ $i -lt 12 ]; do

@@ -115,7 +115,7 @@ def put_layer(f, l, L, samples, chunked):
     r.attrs["angle_dtype"] = r.attrs["table_dtype"] = text("f32")
     put(f, base + "/rope/inv_freq", [[1.0, 0.01][:dk // 2]], "f64")
     put(f, base + "/rope/segment_start", [0], "i64")
-    samples += [(l, h, r_, out[h][r_]) for h in range(min(H, 2)) for r_ in (W - 1, R - 1)]
+    samples += [(l, h, r_, out[h][r_]) for h in range(min(H, 2)) for r_ in (max(W - 1, 0), R - 1)]
 
 
 def put_optional(f):
@@ -174,7 +174,7 @@ def make(path, optional=True, chunked=False, libver=("earliest", "v110")):
         a["complete"] = np.uint8(1)
         a["uuid"] = text("01234567-89ab-cdef-0123-456789abcdef")
         a["trace_kind"], a["exactness"] = text("causal"), text("synthetic")
-        for name, x in dict(n_layers=len(LAYERS), n_prompt=N, n_decode=G, window=W, question_start=4,
+        for name, x in dict(n_layers=len(LAYERS), n_prompt=N, n_decode=G, window=W, question_start=min(N, 4),
                             model_dim=8, redacted=0).items():
             a[name] = np.int64(x)
         f.create_group("/provenance").attrs["engine"] = text("none")
@@ -187,7 +187,7 @@ def make(path, optional=True, chunked=False, libver=("earliest", "v110")):
         for l, L in enumerate(LAYERS):
             put_layer(f, l, L, samples, chunked)
         put(f, "/verify/index", [s[:3] for s in samples], "i32")
-        out = np.zeros((len(samples), 6))
+        out = np.zeros((len(samples), max(L.get("dv", 0) for L in LAYERS)))
         for i, s in enumerate(samples):
             out[i, :len(s[3])] = s[3]
         put(f, "/verify/attn_out", out, "f32")
