@@ -103,7 +103,8 @@ const kvt_cmd kvt_cmd_report = {
     .details =
         "Writes one HTML file with inline SVG and without scripts: verdict, validity checks, ranking and loss against\n"
         "budget, layer x head heatmap, step timeline with the generated text, post-mortem of the worst violations,\n"
-        "decomposition, and an appendix with definitions, parameters, the SQL of every figure and provenance.\n"
+        "decomposition, heads that no fixed set can serve, and an appendix with definitions, parameters, the SQL of every\n"
+        "figure and provenance.\n"
         "The same database gives the same bytes.\n"
         "\n"
         "Example:  kvtrace report results.db -o report.html",

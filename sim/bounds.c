@@ -25,11 +25,14 @@ static int bounds_cmp(const void *a, const void *b)
  * is chosen later, but how many it holds is known now (kvt__jobs). */
 static kvt_status bounds_counts(const run *r, int online, uint32_t **out, uint32_t *n_out, kvt_err *err)
 {
-    size_t cap = 0;
+    size_t cap = KVT_LADDER_ANCHORS;
     uint32_t *x, n = 0, m = 0;
+    int minimax = 0;
 
-    for (uint32_t i = 0; i < r->n_cells; i++)
+    for (uint32_t i = 0; i < r->n_cells; i++) {
         cap += r->cell[i].job.n_caches;
+        minimax |= r->cell[i].minimax;
+    }
     x = malloc((cap ? cap : 1) * sizeof *x);
     if (!x)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
@@ -40,6 +43,8 @@ static kvt_status bounds_counts(const run *r, int online, uint32_t **out, uint32
         for (uint32_t k = 0; k < c->job.n_caches; k++)
             x[n++] = c->n_held[k];
     }
+    if (minimax && !online)
+        n += kvt__ladder_anchors(r, x + n);
     qsort(x, n, sizeof *x, bounds_cmp);
     for (uint32_t i = 0; i < n; i++)
         if (m == 0 || x[m - 1] != x[i])
@@ -278,14 +283,20 @@ kvt_status kvt__bounds(run *r, kvt_err *err)
     return KVT_OK;
 }
 
+const uint32_t *kvt__oracle_at(const run *r, uint32_t head, uint32_t count)
+{
+    const layer_run *L = &r->L;
+
+    return L->oracle_prompt + ((size_t)head * L->n_b_prompt + bounds_find(L->b_prompt, L->n_b_prompt, count)) * r->G;
+}
+
 const uint32_t *kvt__oracle_of(const run *r, const run_cell *c, uint32_t head)
 {
     const layer_run *L = &r->L;
     const uint32_t held = kvt__held(r, c, head);
 
-    return c->online
-        ? L->oracle_all + ((size_t)head * L->n_b_all + bounds_find(L->b_all, L->n_b_all, held)) * r->G
-        : L->oracle_prompt + ((size_t)head * L->n_b_prompt + bounds_find(L->b_prompt, L->n_b_prompt, held)) * r->G;
+    return c->online ? L->oracle_all + ((size_t)head * L->n_b_all + bounds_find(L->b_all, L->n_b_all, held)) * r->G
+                     : kvt__oracle_at(r, head, held);
 }
 
 /* NULL for `all` with leading trivial steps: the set would have to be chosen over the

@@ -24,7 +24,7 @@ enum { CONFIG_WORD = 32, CONFIG_LABEL = 512, CONFIG_JSON = 2048, CONFIG_SPEC = 5
 /* Known from the literature, not built into this version: refused by name. A policy that
  * gets its file, or a value that enters a policy's choices, is found before this list. */
 static const char config_unbuilt_ids[] =
-    "oracle_minimax|rkv|triattention|quest|fasa|think|block_normsum|stateful|external_scores|merge|scissorhands";
+    "rkv|triattention|quest|fasa|think|block_normsum|stateful|external_scores|merge|scissorhands";
 static const struct { const char *id, *param, *values; } config_unbuilt[] = {  /* values NULL: any */
     { "streaming", "pos", NULL },
     { "pyramidkv", "frozen_budget", NULL },
@@ -461,7 +461,7 @@ static kvt_status config_describe(config_box *b, kvt_err *err)
     c->info.timing = oracle ? "hindsight" : online ? "decode"
                    : setup.caps & (KVT_POLICY_ONESHOT | KVT_POLICY_ONLINE) ? "prefill" : "none";
     c->info.budgeted = online ? "all" : "prompt";
-    c->info.fixed_set = !online && !(p->caps & KVT_POLICY_BOUND);
+    c->info.fixed_set = !online && strcmp(p->id, "oracle_step") != 0;
     c->info.nested = setup.nested;
     c->info.head_adaptive = setup.rank_over != KVT_SPAN_CACHE || setup.uneven;
     c->info.query_aware = online || (setup.needs & (KVT_NEED_WINDOW | KVT_NEED_COLSTAT | KVT_NEED_FUTURE | KVT_NEED_PROMPT)) != 0;

@@ -363,7 +363,7 @@ static kvt_status gather_kept(run *r, kvt_err *err)
         const run_cell *c = &r->cell[i];
         kvt_kept_set set = { .config = c->config, .budget = c->budget, .seed = c->id.seed, .layer = r->L.layer, .step = -1,
                              .pos = pos, .last_kept = c->last_kept, .first_dropped = c->first_dropped };
-        if (c->bound)
+        if (c->bound || c->minimax)              /* not one set per cache */
             continue;
         for (uint32_t k = 0; k < c->job.n_caches && st == KVT_OK; k++) {
             set.cache = k;
@@ -554,6 +554,7 @@ static kvt_status gather_store(run *r, run_cell *c, kvt_err *err)
     res.kvhead = c->kvhead, res.n_kvhead = (size_t)r->n_kv_all * 2;
     res.layer = c->layer, res.n_layer = r->n_layers_full;
     res.tau = c->tau, res.n_tau = (size_t)r->n_heads_all * KVT_N_TAU;
+    res.ladder = c->ladder, res.n_ladder = c->ladder ? r->n_heads_all : 0;
     for (uint32_t i = 0; i < c->all_vio->n; i++)
         c->all_vio->v[i].responsible = c->all_vio->r + c->all_vio->r_at[i];
     res.violation = c->all_vio->v, res.n_violation = c->all_vio->n;

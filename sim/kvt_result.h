@@ -136,6 +136,19 @@ typedef struct kvt_violation {      /* table violation                          
     const kvt_responsible *responsible;
 } kvt_violation;
 
+typedef struct kvt_ladder_result {  /* one query head of oracle_minimax: tables ladder_head, minimax_cert */
+    uint32_t layer, head, n_keep, n_step, n_trivial;
+    double   oracle_mean, oracle_max, fixed_mean, fixed_max, random_mean;
+    uint32_t oracle_max_step;
+    double   minimax_bound, minimax_found;
+    uint32_t minimax_iters;
+    const char *minimax_stop;       /* "trivial" "certified" "fractional" "limit"     */
+    uint32_t bound_q31;             /* of the weights alone                           */
+    uint32_t n_lambda;              /* steps that count; 0 = everything fits: no certificate */
+    uint32_t *lambda;               /* [n_lambda] weights x 2^31, sum 2^31            */
+    uint32_t *best_set;             /* [n_keep] positions, ascending                  */
+} kvt_ladder_result;
+
 typedef struct kvt_series {         /* table result_series: one value per step        */
     uint32_t        layer, head;
     const char     *metric;         /* "lost" "oracle"                                */
@@ -170,6 +183,7 @@ typedef struct kvt_result {
     const kvt_tau_result    *tau;       size_t n_tau;
     const kvt_violation     *violation; size_t n_violation;
     const kvt_series        *series;    size_t n_series;
+    const kvt_ladder_result *ladder;    size_t n_ladder;   /* oracle_minimax only     */
     const kvt_check         *check;     size_t n_check;
 } kvt_result;
 

@@ -13,24 +13,33 @@
 
 #define MASS_KEYS (1u << (2 * KVT_UNIT_BUDGETS + 1))
 
-typedef struct mass_work {          /* per thread */
-    uint16_t *map;                  /* [MASS_KEYS] class + 1 of a key, 0 = none        */
-    uint32_t *key;                  /* [n] key of a class                              */
+typedef struct mass_unit {          /* classes of the prompt entries for one unit      */
     uint16_t *cls;                  /* [N]                                             */
-    double   *mass;                 /* [classes][16], grown as needed                  */
-    size_t    mass_cap;
+    uint32_t *key;                  /* [n_cls]                                         */
+    uint32_t  n_cls;
+} mass_unit;
+
+typedef struct mass_work {          /* per head at work */
+    uint16_t  *map;                 /* [MASS_KEYS] class + 1 of a key, 0 = none        */
+    uint32_t  *key;                 /* [n] keys found so far                           */
+    mass_unit *unit;                /* [n_units]                                       */
+    double    *mass;                /* [most classes][16]                              */
 } mass_work;
 
-/* Classes of the prompt entries for one unit and head; returns how many. */
-static uint32_t mass_classes(const run *r, const unit *u, uint32_t head, mass_work *w)
+/* Fills *out; 0: out of memory. */
+static int mass_classes(const run *r, const unit *u, uint32_t head, const mass_work *w, mass_unit *out)
 {
     const uint32_t *rank = r->L.win_rank + (size_t)head * r->N;
     const uint8_t *kept[KVT_UNIT_BUDGETS];
     uint32_t held[KVT_UNIT_BUDGETS], n_cls = 0;
 
+    out->cls = malloc((size_t)r->N * sizeof *out->cls);
+    if (!out->cls)
+        return 0;
+
     for (uint32_t b = 0; b < u->n; b++) {
         const run_cell *c = &r->cell[u->cell[b]];
-        kept[b] = c->kept + (size_t)kvt__cache_of(c, head) * r->N;
+        kept[b] = kvt__kept_of(r, c, head);
         held[b] = kvt__held(r, c, head);
     }
     for (uint32_t j = 0; j < r->N; j++) {
@@ -43,26 +52,30 @@ static uint32_t mass_classes(const run *r, const unit *u, uint32_t head, mass_wo
             w->key[n_cls] = key;
             w->map[key] = (uint16_t)++n_cls;
         }
-        w->cls[j] = (uint16_t)(w->map[key] - 1);
+        out->cls[j] = (uint16_t)(w->map[key] - 1);
     }
     for (uint32_t k = 0; k < n_cls; k++)
         w->map[w->key[k]] = 0;
-    return n_cls;
+    out->n_cls = n_cls;
+    out->key = malloc(n_cls * sizeof *out->key);
+    if (out->key)
+        memcpy(out->key, w->key, n_cls * sizeof *out->key);
+    return out->key != NULL;
 }
 
-static void mass_split(const run *r, const unit *u, uint32_t head, uint32_t block, uint32_t n_cls, const mass_work *w)
+static void mass_split(const run *r, const unit *u, uint32_t head, uint32_t block, const mass_unit *m, const double *mass)
 {
     const uint32_t t0 = block * KVT_TILE, n = r->G - t0 < KVT_TILE ? r->G - t0 : KVT_TILE;
 
     for (uint32_t b = 0; b < u->n; b++) {
         double *part = r->cell[u->cell[b]].part + ((size_t)head * r->G + t0) * N_PARTS;
-        for (uint32_t k = 0; k < n_cls; k++) {
-            const uint32_t key = w->key[k];
+        for (uint32_t k = 0; k < m->n_cls; k++) {
+            const uint32_t key = m->key[k];
             const uint32_t kind = key & 1u ? PART_SINK : key >> (1 + KVT_UNIT_BUDGETS + b) & 1u ? PART_SELECTION : PART_LATE;
             if (key >> (1 + b) & 1u)
                 continue;
             for (uint32_t i = 0; i < n; i++)
-                part[(size_t)i * N_PARTS + kind] += w->mass[(size_t)k * KVT_TILE + i];
+                part[(size_t)i * N_PARTS + kind] += mass[(size_t)k * KVT_TILE + i];
         }
     }
 }
@@ -122,51 +135,57 @@ static void mass_errors(run *r, uint32_t head, uint32_t block, const float *tile
             const double *part = c->part ? c->part + ((size_t)head * r->G + t) * N_PARTS : NULL;
             if (!c->measured || c->online || c->bound)
                 continue;
-            mass_output(r, head, tile, i, r->N + t + 1, c->kept + (size_t)kvt__cache_of(c, head) * r->N, r->N, ok, &mass);
+            mass_output(r, head, tile, i, r->N + t + 1, kvt__kept_of(r, c, head), r->N, ok, &mass);
             kvt__output_error(o, ok, L->d_v, mass + sink, part[PART_SINK] + part[PART_SELECTION] + part[PART_LATE],
                               &c->err[(size_t)head * r->n_err + at], &c->sep[(size_t)head * r->n_err + at]);
         }
     }
 }
 
+/* Classes of all units, and room for the masses of the largest. */
+static int mass_prepare(const run *r, uint32_t head, mass_work *w)
+{
+    uint32_t most = 1;
+
+    w->map = calloc(MASS_KEYS, sizeof *w->map);
+    w->key = malloc((size_t)(r->N < MASS_KEYS ? r->N : MASS_KEYS) * sizeof *w->key);
+    w->unit = calloc(r->n_units ? r->n_units : 1, sizeof *w->unit);
+    if (!w->map || !w->key || !w->unit)
+        return 0;
+    for (uint32_t i = 0; i < r->n_units; i++) {
+        if (!mass_classes(r, &r->unit[i], head, w, &w->unit[i]))
+            return 0;
+        most = w->unit[i].n_cls > most ? w->unit[i].n_cls : most;
+    }
+    w->mass = malloc((size_t)most * KVT_TILE * sizeof *w->mass);
+    return w->mass != NULL;
+}
+
+/* A row is evaluated once and summed for every unit while it is in the cache. */
 static void mass_head(void *arg, uint32_t head, uint32_t thread)
 {
     run *r = arg;
     mass_work w = { 0 };
 
     r->item_status[head] = KVT_OK;
-    w.map = calloc(MASS_KEYS, sizeof *w.map);
-    w.key = malloc((size_t)(r->N < MASS_KEYS ? r->N : MASS_KEYS) * sizeof *w.key);
-    w.cls = malloc((size_t)r->N * sizeof *w.cls);
-    if (!w.map || !w.key || !w.cls)
-        goto no_memory;
-    for (uint32_t i = 0; i < r->n_units; i++) {
-        const unit *u = &r->unit[i];
-        const uint32_t n_cls = mass_classes(r, u, head, &w);
-        if (n_cls > w.mass_cap) {
-            free(w.mass);
-            w.mass = malloc((size_t)n_cls * KVT_TILE * sizeof *w.mass);
-            w.mass_cap = w.mass ? n_cls : 0;
-            if (!w.mass)
-                goto no_memory;
+    if (!mass_prepare(r, head, &w))
+        r->item_status[head] = kvt_fail(&r->item_err[head], KVT_ENOMEM, "out of memory");
+    for (uint32_t b = 0; r->item_status[head] == KVT_OK && b < r->n_blocks; b++) {
+        const float *tile = kvt__tile(r, head, b, r->scratch[thread]);
+
+        for (uint32_t i = 0; i < r->n_units; i++) {
+            memset(w.mass, 0, (size_t)w.unit[i].n_cls * KVT_TILE * sizeof *w.mass);
+            r->kern->class_mass(tile, r->N, w.unit[i].cls, w.mass);
+            mass_split(r, &r->unit[i], head, b, &w.unit[i], w.mass);
         }
-        for (uint32_t b = 0; b < r->n_blocks; b++) {
-            memset(w.mass, 0, (size_t)n_cls * KVT_TILE * sizeof *w.mass);
-            r->kern->class_mass(kvt__tile(r, head, b, r->scratch[thread]), r->N, w.cls, w.mass);
-            mass_split(r, u, head, b, n_cls, &w);
-        }
+        if (r->opts->output_error)
+            mass_errors(r, head, b, tile);
     }
-    if (r->opts->output_error)
-        for (uint32_t b = 0; b < r->n_blocks; b++)
-            mass_errors(r, head, b, kvt__tile(r, head, b, r->scratch[thread]));
-    goto done;
-no_memory:
-    r->item_status[head] = kvt_fail(&r->item_err[head], KVT_ENOMEM, "out of memory");
-done:
-    free(w.map);
-    free(w.key);
-    free(w.cls);
-    free(w.mass);
+    for (uint32_t i = 0; w.unit && i < r->n_units; i++) {
+        free(w.unit[i].cls);
+        free(w.unit[i].key);
+    }
+    free(w.map), free(w.key), free(w.unit), free(w.mass);
 }
 
 kvt_status kvt__mass(run *r, kvt_err *err)

@@ -43,7 +43,7 @@ kvt_status kvt__jobs(run *r, kvt_err *err)
         size_t n;
 
         oneshot_job(r, c);
-        n = (size_t)c->job.n_caches * r->N;
+        n = (size_t)(c->minimax ? r->L.H : c->job.n_caches) * r->N;
         c->n_held = calloc(c->job.n_caches, sizeof *c->n_held);
         c->n_prompt = calloc(c->job.n_caches, sizeof *c->n_prompt);
         c->keep = calloc(c->job.n_caches, sizeof *c->keep);
@@ -205,7 +205,7 @@ kvt_status kvt__choose_sets(run *r, int oracles, kvt_err *err)
         uint32_t n = 0;
         for (uint32_t i = 0; i < r->n_cells; i++) {
             run_cell *c = &r->cell[i];
-            if (c->bound || ((c->config->policy->caps & KVT_POLICY_ORACLE) != 0) != (oracles != 0))
+            if (c->bound || c->minimax || ((c->config->policy->caps & KVT_POLICY_ORACLE) != 0) != (oracles != 0))
                 continue;
             if (!borrow) {                       /* who scores for whom in this layer */
                 uint32_t owner = i;

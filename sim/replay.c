@@ -41,13 +41,14 @@ static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_bu
     c.online = c.setup.caps & KVT_POLICY_ONLINE && c.setup.capacity != KVT_NO_LIMIT;
     c.in_prompt = c.setup.prompt_stride > 0;
     c.deferred = c.setup.caps & KVT_POLICY_ONESHOT && (config->policy->allot || c.setup.rank_over == KVT_SPAN_MODEL);
-    c.bound = (config->policy->caps & KVT_POLICY_BOUND) != 0;
+    c.minimax = strcmp(config->policy->id, "oracle_minimax") == 0;
+    c.bound = (config->policy->caps & KVT_POLICY_BOUND) != 0 && !c.minimax;
     c.full = strcmp(config->policy->id, "full") == 0;
     kvt_cell_key(&c.id);
     if (todo)
         KVT_TRY(r->sink.ops->claim(r->sink.self, &c.id, &todo, err));
     c.measured = todo;
-    if (!todo && (!r->opts->kept || c.bound))
+    if (!todo && (!r->opts->kept || c.bound || c.minimax))
         return KVT_OK;                           /* a result is there, nobody wants the set */
     c.score_of = r->n_cells;
     c.held_min = UINT32_MAX;
@@ -158,8 +159,9 @@ static kvt_status replay_alloc(run *r, kvt_err *err)
         c->tau = calloc((size_t)r->n_heads_all * KVT_N_TAU, sizeof *c->tau);
         c->lost_q31 = calloc((size_t)r->n_heads_all * r->G, sizeof *c->lost_q31);
         c->oracle_q31 = calloc((size_t)r->n_heads_all * r->G, sizeof *c->oracle_q31);
+        c->ladder = c->minimax ? calloc(r->n_heads_all, sizeof *c->ladder) : NULL;
         c->all_vio = calloc(1, sizeof *c->all_vio);
-        if (!c->head || !c->kvhead || !c->layer || !c->tau || !c->lost_q31 || !c->oracle_q31 || !c->all_vio)
+        if (!c->head || !c->kvhead || !c->layer || !c->tau || !c->lost_q31 || !c->oracle_q31 || !c->all_vio || (c->minimax && !c->ladder))
             return kvt_fail(err, KVT_ENOMEM, "%s: out of memory for the results of %u cells; use fewer policies or budgets",
                             r->src->path, r->n_cells);
     }
@@ -192,6 +194,7 @@ static void replay_free(run *r)
             kvt__vio_free(c->all_vio);
         free(c->all_vio);
         kvt__defer_free(r, c);
+        kvt__ladder_free(r, c);
     }
     for (uint32_t i = 0; r->scratch && r->pool && i < kvt_pool_threads(r->pool); i++)
         free(r->scratch[i]);
@@ -210,6 +213,7 @@ static kvt_status replay_layer(run *r, uint32_t layer, uint32_t slot, kvt_err *e
     kvt__lane_counts(r);
     KVT_TRY(kvt__rows_all(r, err));
     KVT_TRY(kvt__bounds(r, err));
+    KVT_TRY(kvt__ladder(r, err));
     KVT_TRY(kvt__choose_sets(r, 1, err));
     KVT_TRY(kvt__mass(r, err));
     KVT_TRY(kvt__lanes(r, err));

@@ -7,6 +7,7 @@
  *   oneshot.c   score -> choose -> kept sets
  *   rows.c      decode rows, as tiles of 16 steps; each row is checked to sum to 1
  *   bounds.c    per head: column sums, per-step oracle, best fixed set
+ *   ladder.c    per head: the fixed set for the worst step, with a bound
  *   mass.c      per head: evicted mass of every one-shot cell, split by kind of entry
  *   lane.c      online policies, step by step
  *   violation.c per head: runs above tau, causes, responsible entries
@@ -38,7 +39,8 @@ typedef struct run_cell {           /* one cell of this replay                  
     const kvt_config *config;
     const kvt_budget *budget;
     int      measured;              /* 0: only its kept sets are wanted                */
-    int      online, bound, full;   /* online: tokens leave while generating           */
+    int      online, bound, full;   /* online: tokens leave while generating; bound: no set */
+    int      minimax;               /* a set of its own per query head: see ladder.c   */
     int      in_prompt;             /* a lane that acts in the prompt makes its set    */
     int      deferred;              /* its sets need all layers: see defer.c           */
     uint32_t window;                /* prompt rows that some layer of it looks at      */
@@ -50,7 +52,7 @@ typedef struct run_cell {           /* one cell of this replay                  
     /* the layer at hand */
     kvt_job   job;
     kvt_setup setup;
-    uint8_t  *kept;                 /* [n_caches][n] after the prompt                  */
+    uint8_t  *kept;                 /* [n_caches][n] after the prompt; minimax: [H][n] */
     uint32_t *n_held;               /* [n_caches] count that losses are measured at: held, or the capacity */
     uint32_t *n_prompt;             /* [n_caches] held after the prompt                */
     float    *score;                /* [n_caches][n] or NULL: see score_of             */
@@ -73,6 +75,7 @@ typedef struct run_cell {           /* one cell of this replay                  
     kvt_kvhead_result *kvhead;      /* [n_kv_all][2]                                   */
     kvt_layer_result  *layer;       /* [n_layers_full]                                 */
     kvt_tau_result    *tau;         /* [n_heads_all][KVT_N_TAU]                        */
+    kvt_ladder_result *ladder;      /* [n_heads_all] or NULL: minimax                  */
     uint32_t          *lost_q31;    /* [n_heads_all][G]                                */
     uint32_t          *oracle_q31;  /* [n_heads_all][G]                                */
     struct vio_list   *all_vio;     /* one list, in order                              */
@@ -185,6 +188,14 @@ kvt_status kvt__bounds(run *r, kvt_err *err);
 uint32_t   kvt__held(const run *r, const run_cell *c, uint32_t head);   /* count a head is measured at */
 const uint32_t *kvt__oracle_of(const run *r, const run_cell *c, uint32_t head);
 const uint32_t *kvt__fixed_of(const run *r, const run_cell *c, uint32_t head);
+/* ladder.c */
+/* Counts that are searched whatever the budgets of the run, ascending; returns how many. */
+#define KVT_LADDER_ANCHORS 6u
+uint32_t   kvt__ladder_anchors(const run *r, uint32_t out[KVT_LADDER_ANCHORS]);
+kvt_status kvt__ladder(run *r, kvt_err *err);
+void       kvt__ladder_free(const run *r, run_cell *c);
+/* bounds.c: losses of the per-step oracle at a listed count of the prompt family. */
+const uint32_t *kvt__oracle_at(const run *r, uint32_t head, uint32_t count);
 /* mass.c */
 kvt_status kvt__mass(run *r, kvt_err *err);
 /* |o - o'| / |o| with o' = o_kept / kept_mass (1 when nothing is kept), and that over
@@ -209,5 +220,10 @@ kvt_status kvt__store_cells(run *r, kvt_err *err);
 uint32_t kvt__n_trivial(const run *r, const run_cell *c);
 /* Cache of a query head under the cell's configuration. */
 static inline uint32_t kvt__cache_of(const run_cell *c, uint32_t head) { return head / kvt_group(&c->job); }
+/* [N] what a query head finds of the prompt after it. */
+static inline uint8_t *kvt__kept_of(const run *r, const run_cell *c, uint32_t head)
+{
+    return c->kept + (size_t)(c->minimax ? head : kvt__cache_of(c, head)) * r->N;
+}
 
 #endif

@@ -152,7 +152,7 @@ static int32_t post_left(const post_mortem *p, const run_cell *c, const lane *l,
         return l->left[pos];
     if (pos >= p->r->N)
         return INT32_MAX;
-    return c->kept[(size_t)kvt__cache_of(c, p->head) * p->r->N + pos] ? INT32_MAX : -1;
+    return kvt__kept_of(p->r, c, p->head)[pos] ? INT32_MAX : -1;
 }
 
 static void post_window(post_mortem *p)
@@ -230,7 +230,7 @@ static void post_standing(const post_mortem *p, const run_cell *c, const lane *l
     if (!score)
         return;
     score += (size_t)kvt__cache_of(c, p->head) * r->N;
-    kept = c->kept + (size_t)kvt__cache_of(c, p->head) * r->N;
+    kept = kvt__kept_of(r, c, p->head);
     for (uint32_t k = 0; k < r->N; k++) {
         rank += score[k] > score[pos] || (score[k] == score[pos] && k < pos);
         if (kept[k] && score[k] < last)

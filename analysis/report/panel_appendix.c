@@ -29,6 +29,8 @@ static const struct {
     {"best fixed set", "One set of entries for all steps, chosen in hindsight by summed attention."},
     {"decomposition", "lost = infeasible (oracle) + staticity (best fixed set \xe2\x88\x92 oracle) + selection (policy "
                       "\xe2\x88\x92 best fixed set)."},
+    {"stability gap", "What every fixed set of so many entries loses at its worst step, at least (a bound certified by weights over "
+                      "the steps), minus the largest loss of the oracle."},
     {"violation", "Maximal run of steps with lost above a threshold: 0.5, 0.25 or 0.1."},
     {"cause", "Infeasible when the oracle exceeds the threshold at all its steps; otherwise the class of entries with "
               "at least half of the evicted mass: "

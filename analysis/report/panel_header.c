@@ -13,6 +13,7 @@ static void header_contents(h_page *h)
                                           {"timeline", "Steps"},
                                           {"postmortem", "Post-mortem"},
                                           {"decomposition", "Decomposition"},
+                                          {"ladder", "Fixed sets"},
                                           {"appendix", "Appendix"}};
     h_raw(h, "<nav aria-label=\"Contents\"><ul>");
     for (size_t i = 0; i < sizeof part / sizeof *part; i++)

@@ -134,6 +134,7 @@ static kvt_status report_body(kvt__report *r, const kvt_report_opts *opts, kvt_e
     KVT_TRY(kvt__panel_timeline(r, err));
     KVT_TRY(kvt__panel_postmortem(r, err));
     KVT_TRY(kvt__panel_decomposition(r, err));
+    KVT_TRY(kvt__panel_ladder(r, err));
     KVT_TRY(kvt__panel_appendix(r, err));
     h_raw(&r->page, "</main>\n</body>\n</html>\n");
     return KVT_OK;

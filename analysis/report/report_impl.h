@@ -168,6 +168,7 @@ kvt_status kvt__panel_timeline(kvt__report *r, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__lanes_figure(kvt__report *r, const kvt__scope *s, int64_t layer, int64_t head, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__panel_postmortem(kvt__report *r, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__panel_decomposition(kvt__report *r, kvt_err *err) KVT_NODISCARD;
+kvt_status kvt__panel_ladder(kvt__report *r, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__panel_appendix(kvt__report *r, kvt_err *err) KVT_NODISCARD;
 
 /* "late bloomer" for 'late_bloomer'; the word itself for a word that is not known. */

@@ -1,4 +1,4 @@
--- kvtrace results database, schema version 1 (PRAGMA user_version = 1).
+-- kvtrace results database, schema version 2 (PRAGMA user_version = 2).
 -- Needs SQLite >= 3.38 (STRICT, RETURNING).
 -- Loads on an empty file:  sqlite3 results.db < schema.sql
 -- Conventions: ids are <table>_id; names are lower snake case; fractions are 0..1, never percent; times are UTC ISO 8601 text;
@@ -395,6 +395,42 @@ CREATE TABLE violation_token(                 -- at most 20 evicted entries per 
   PRIMARY KEY(violation_id, ord)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE ladder_head(                     -- written with the cell of the 'oracle_minimax' baseline: trace, budget and budgeted set come from there
+  cell_id        INTEGER NOT NULL REFERENCES cell ON DELETE CASCADE,
+  layer          INTEGER NOT NULL CHECK(layer >= 0),
+  head           INTEGER NOT NULL CHECK(head >= 0),
+  n_keep         INTEGER NOT NULL CHECK(n_keep >= 0),
+  n_step         INTEGER NOT NULL CHECK(n_step > 0),
+  n_trivial      INTEGER NOT NULL CHECK(n_trivial BETWEEN 0 AND n_step),
+  oracle_mean    REAL NOT NULL CHECK(oracle_mean BETWEEN 0 AND 1),
+  oracle_max     REAL NOT NULL CHECK(oracle_max BETWEEN 0 AND 1),
+  oracle_max_step INTEGER NOT NULL,
+  fixed_mean     REAL NOT NULL,
+  fixed_max      REAL NOT NULL,
+  random_mean    REAL NOT NULL,
+  minimax_bound  REAL NOT NULL CHECK(minimax_bound BETWEEN 0 AND 1),
+  minimax_found  REAL NOT NULL CHECK(minimax_found BETWEEN 0 AND 1),
+  minimax_iters  INTEGER NOT NULL CHECK(minimax_iters >= 0),
+  minimax_stop   TEXT NOT NULL CHECK(minimax_stop IN ('trivial', 'certified', 'fractional', 'limit')),
+  stability_gap  REAL NOT NULL CHECK(stability_gap >= -5e-5),
+  CHECK(oracle_max <= minimax_bound + 5e-5 AND minimax_bound <= minimax_found + 5e-5 AND minimax_found <= fixed_max + 5e-5),
+  CHECK(oracle_mean <= fixed_mean + 5e-5),
+  PRIMARY KEY(cell_id, layer, head)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE minimax_cert(                    -- everything needed to re-check minimax_bound with integers only; no row where everything fits
+  minimax_cert_id INTEGER PRIMARY KEY,
+  cell_id    INTEGER NOT NULL,
+  layer      INTEGER NOT NULL,
+  head       INTEGER NOT NULL,
+  bound_q31  INTEGER NOT NULL CHECK(bound_q31 BETWEEN 0 AND 2147483648),
+  n_lambda   INTEGER NOT NULL CHECK(n_lambda > 0),            -- number of non-trivial steps
+  lambda     BLOB NOT NULL CHECK(length(lambda) = 4 * n_lambda),  -- u32 little endian, sum = 2^31
+  best_set   BLOB NOT NULL,                                   -- varint count, then varint differences of ascending positions
+  UNIQUE(cell_id, layer, head),
+  FOREIGN KEY(cell_id, layer, head) REFERENCES ladder_head ON DELETE CASCADE
+) STRICT;
+
 -- ------------------------------------------------------------------------------------------------ self-checks
 CREATE TABLE validity(                        -- one row per self-check; the report prints the rows that are not ok first
   validity_id INTEGER PRIMARY KEY,
@@ -497,6 +533,13 @@ CREATE VIEW v_decomposition AS
   FROM result_head r JOIN v_cell v USING(cell_id) WHERE v.status = 'done' AND r.n_trivial < r.n_step AND r.fixed_mean IS NOT NULL
   GROUP BY v.model_id, v.split, v.config_id, v.budget_id;
 
+-- Per head: what is lost at some step whatever the policy (oracle), by the best fixed set (between bound and found), and the difference of the first two.
+CREATE VIEW v_ladder AS
+  SELECT v.model, v.split, v.trace, v.cluster_id, v.budgeted, v.budget, l.layer, l.head, l.n_keep, l.oracle_mean, l.oracle_max,
+         l.fixed_mean, l.fixed_max, l.random_mean, l.minimax_bound, l.minimax_found, l.minimax_found - l.minimax_bound AS minimax_width,
+         l.stability_gap, v.trace_id, v.budget_id, v.model_id, l.cell_id
+  FROM ladder_head l JOIN v_cell v USING(cell_id) WHERE v.status = 'done' AND l.n_trivial < l.n_step;
+
 CREATE VIEW v_validity AS
   SELECT check_name, status, count(*) AS n, min(value) AS value_min, max(value) AS value_max, max(lim) AS lim, min(message) AS example
   FROM validity GROUP BY check_name, status
@@ -517,6 +560,23 @@ CREATE VIEW v_check AS                        -- every row is a defect; CI fails
   UNION ALL SELECT 'policy beats per-step oracle', cell_id FROM result_head WHERE lost_mean < oracle_mean - 5e-5
   UNION ALL SELECT 'full cache loses mass', r.cell_id FROM result_head r JOIN cell c USING(cell_id)
     JOIN policy_config pc USING(config_id) JOIN policy p USING(policy_id) WHERE p.name = 'full' AND r.lost_max > 0
+  UNION ALL SELECT 'minimax cell whose ladder is not complete', c.cell_id FROM cell c JOIN policy_config pc USING(config_id) JOIN policy p USING(policy_id)
+    WHERE p.name = 'oracle_minimax' AND c.status = 'done'
+      AND (SELECT count(*) FROM ladder_head l WHERE l.cell_id = c.cell_id) <> (SELECT count(*) FROM result_head r WHERE r.cell_id = c.cell_id)
+  UNION ALL SELECT 'minimax set loses something else than minimax_found', l.cell_id FROM ladder_head l JOIN result_head r USING(cell_id, layer, head)
+    WHERE abs(l.minimax_found - r.lost_max) > 1e-9
+  UNION ALL SELECT 'minimax bound without certificate', l.cell_id FROM ladder_head l
+    WHERE l.n_trivial < l.n_step AND NOT EXISTS (SELECT 1 FROM minimax_cert m WHERE m.cell_id = l.cell_id AND m.layer = l.layer
+      AND m.head = l.head AND m.n_lambda = l.n_step - l.n_trivial
+      AND abs(min(max(m.bound_q31 / 2147483648.0, l.oracle_max), l.minimax_found) - l.minimax_bound) < 1e-9)
+  UNION ALL SELECT 'stability gap is not minimax_bound - oracle_max', cell_id FROM ladder_head
+    WHERE abs(stability_gap - (minimax_bound - oracle_max)) > 1e-9
+  UNION ALL SELECT 'fixed set beats certified minimax bound', r.cell_id FROM ladder_head l JOIN cell lc USING(cell_id)
+    JOIN cell c ON c.trace_id = lc.trace_id AND c.budget_id = lc.budget_id AND c.engine_version = lc.engine_version AND c.metric_version = lc.metric_version
+    JOIN policy_config pc ON pc.config_id = c.config_id JOIN policy p USING(policy_id)
+    JOIN result_head r ON r.cell_id = c.cell_id AND r.layer = l.layer AND r.head = l.head
+    WHERE c.status = 'done' AND p.fixed_set = 1 AND p.budgeted = 'prompt' AND r.n_held <= l.n_keep AND r.n_trivial < r.n_step
+      AND r.lost_max < l.minimax_bound - 5e-5
   UNION ALL SELECT 'budget exceeded', rc.cell_id FROM result_cell rc JOIN cell c USING(cell_id) JOIN policy_config pc USING(config_id) JOIN policy p USING(policy_id)
          JOIN trace t USING(trace_id)
     WHERE p.name <> 'full' AND pc.may_overshoot = 0 AND rc.held_mean > c.requested_tokens + 1
@@ -524,7 +584,8 @@ CREATE VIEW v_check AS                        -- every row is a defect; CI fails
   UNION ALL SELECT 'run left running', run_id FROM run WHERE status = 'running'
   UNION ALL SELECT 'undocumented column: ' || tl.name || '.' || ti.name, 0 FROM pragma_table_list tl JOIN pragma_table_info(tl.name) ti
     WHERE tl.schema = 'main' AND tl.type = 'table'
-      AND tl.name IN ('result_cell', 'result_head', 'result_kvhead', 'result_layer', 'result_head_tau', 'result_series', 'violation', 'violation_token', 'validity')
+      AND tl.name IN ('result_cell', 'result_head', 'result_kvhead', 'result_layer', 'result_head_tau', 'result_series', 'violation', 'violation_token', 'ladder_head',
+                      'minimax_cert', 'validity')
       AND NOT EXISTS (SELECT 1 FROM column_doc cd WHERE cd.table_name = tl.name AND cd.column_name = ti.name)
   UNION ALL SELECT 'documented column does not exist: ' || cd.table_name || '.' || cd.column_name, 0 FROM column_doc cd
     WHERE NOT EXISTS (SELECT 1 FROM pragma_table_info(cd.table_name) ti WHERE ti.name = cd.column_name);
@@ -661,6 +722,31 @@ INSERT INTO column_doc(table_name, column_name, unit, lo, hi, description) VALUE
 ('violation_token','score_margin','score',NULL,NULL,'score of the last kept entry minus this score'),
 ('violation_token','last_important','step',-1,NULL,'last step before the run with a_t(i) > 1/n_t; -1 = in the window; NULL = never'),
 ('violation_token','idle_steps','steps',0,NULL,'steps between last_important and the run'),
+('ladder_head','cell_id','id',NULL,NULL,'cell of the oracle_minimax baseline'),
+('ladder_head','layer','index',0,NULL,'layer'),
+('ladder_head','head','index',0,NULL,'query head'),
+('ladder_head','n_keep','tokens',0,NULL,'size of the sets'),
+('ladder_head','n_step','steps',1,NULL,'decode steps'),
+('ladder_head','n_trivial','steps',0,NULL,'trivial steps'),
+('ladder_head','oracle_mean','share',0,1,'mean per-step oracle loss'),
+('ladder_head','oracle_max','share',0,1,'largest per-step oracle loss'),
+('ladder_head','oracle_max_step','step',0,NULL,'first step of oracle_max'),
+('ladder_head','fixed_mean','share',0,1,'mean loss of the best fixed set in hindsight for the mean'),
+('ladder_head','fixed_max','share',0,1,'largest loss of that set'),
+('ladder_head','random_mean','share',0,1,'expected mean loss of a random set of n_keep prompt entries'),
+('ladder_head','minimax_bound','share',0,1,'certified lower bound of the worst-case loss of every fixed set of n_keep entries, never above minimax_found'),
+('ladder_head','minimax_found','share',0,1,'worst-case loss of the best fixed set found'),
+('ladder_head','minimax_iters','count',0,NULL,'iterations of the searches that could improve this row'),
+('ladder_head','minimax_stop','enum',NULL,NULL,'why the search ended: trivial, certified (bound and set within 0.001), fractional (the rest is integrality), limit'),
+('ladder_head','stability_gap','share',NULL,1,'minimax_bound - oracle_max'),
+('minimax_cert','minimax_cert_id','id',NULL,NULL,'surrogate key'),
+('minimax_cert','cell_id','id',NULL,NULL,'owning cell'),
+('minimax_cert','layer','index',0,NULL,'layer'),
+('minimax_cert','head','index',0,NULL,'query head'),
+('minimax_cert','bound_q31','2^-31',0,2147483648,'certified bound of these weights as an integer'),
+('minimax_cert','n_lambda','count',1,NULL,'number of weights = number of non-trivial steps'),
+('minimax_cert','lambda','blob',NULL,NULL,'weights in the order of the steps, u32 little endian, sum exactly 2^31'),
+('minimax_cert','best_set','blob',NULL,NULL,'positions of the best set found: LEB128 varint count, then the first position and the differences of ascending positions'),
 ('validity','validity_id','id',NULL,NULL,'surrogate key'),
 ('validity','run_id','id',NULL,NULL,'run'),
 ('validity','cell_id','id',NULL,NULL,'cell; NULL = about the whole run'),
@@ -671,5 +757,5 @@ INSERT INTO column_doc(table_name, column_name, unit, lo, hi, description) VALUE
 ('validity','message','text',NULL,NULL,'one sentence for people');
 
 INSERT INTO tau(tau_id, tau, label) VALUES (1, 0.5, '50 %'), (2, 0.25, '25 %'), (3, 0.1, '10 %');
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 COMMIT;

@@ -7,7 +7,7 @@
 #include "kvt_store.h"
 
 #define KVT__APPLICATION_ID 0x4B565431   /* 'KVT1', in the file's header              */
-#define KVT__SCHEMA_VERSION 1            /* PRAGMA user_version                       */
+#define KVT__SCHEMA_VERSION 2            /* PRAGMA user_version                       */
 #define KVT__BUSY_MS        60000        /* a cell with many heads takes seconds      */
 
 /* Statements that are prepared once per store; their text is in store_rows.c. */
@@ -17,9 +17,9 @@ typedef enum kvt__stmt {
     KVT__DATASET_ADD, KVT__DATASET_FIND, KVT__TRACE_FIND, KVT__TRACE_ADD, KVT__TOKEN_ADD,
     KVT__SEGMENT_ADD, KVT__POLICY_ADD, KVT__POLICY_FIND, KVT__CONFIG_FIND, KVT__CONFIG_ADD,
     KVT__PARAM_ADD, KVT__BUDGET_FIND, KVT__BUDGET_ADD, KVT__TAU_FIND,
-    KVT__DEL_HEAD, KVT__DEL_KVHEAD, KVT__DEL_LAYER, KVT__DEL_CELL, KVT__DEL_CHECK,
+    KVT__DEL_HEAD, KVT__DEL_KVHEAD, KVT__DEL_LAYER, KVT__DEL_CELL, KVT__DEL_LADDER, KVT__DEL_CHECK,
     KVT__ADD_CELL, KVT__ADD_HEAD, KVT__ADD_KVHEAD, KVT__ADD_LAYER, KVT__ADD_TAU,
-    KVT__ADD_SERIES, KVT__ADD_VIOLATION, KVT__ADD_TOKEN, KVT__ADD_CHECK,
+    KVT__ADD_SERIES, KVT__ADD_VIOLATION, KVT__ADD_TOKEN, KVT__ADD_LADDER, KVT__ADD_CERT, KVT__ADD_CHECK,
     KVT__N_STMT
 } kvt__stmt;
 
@@ -49,10 +49,20 @@ kvt_status kvt__exec(sqlite3 *db, const char *sql, const char *shown, const char
 kvt_status kvt__query_int(sqlite3 *db, const char *sql, int64_t otherwise, int64_t *out,
                           const char *shown, kvt_err *err);
 /* Is this file ours? *empty = 1: it has no tables and no identity. Refuses everything
- * else that is not a results database with exactly the tables and views of schema.sql. */
+ * else that is not a results database with exactly the tables and views of schema.sql,
+ * or of an older version of it. */
 kvt_status kvt__identify(sqlite3 *db, const char *shown, int *empty, kvt_err *err);
 /* SHA-256 of the child rows of a cell, lower-case hex (RESULTS.md, "Content hash"). */
 kvt_status kvt__result_sha256(sqlite3 *db, int64_t cell_id, char out[65], const char *shown, kvt_err *err);
+
+/* store_migrate.c -------------------------------------------------------------- */
+
+/* 1 = schema version `version` did not have this object, 2 = it was a view with another text. */
+int        kvt__is_newer(const char *name, int64_t version);
+/* An older database gets what it lacks, in one transaction; rows stay as they are. */
+kvt_status kvt__migrate(sqlite3 *db, const char *shown, kvt_err *err);
+/* schema.sql in memory. */
+kvt_status kvt__model_open(sqlite3 **out, kvt_err *err);
 
 /* store_open.c ----------------------------------------------------------------- */
 

@@ -354,7 +354,7 @@ static kvt_status connect(kvt_store *s, const char *path, kvt_err *err)
     KVT_TRY(kvt__identify(s->db, s->shown, &empty, err));
     if (sqlite3_db_readonly(s->db, "main") == 1)
         return kvt_fail(err, KVT_EIO, "%s: the file is read-only; make it writable or choose another with -o", s->shown);
-    if (empty) KVT_TRY(create_schema(s, err));
+    KVT_TRY(empty ? create_schema(s, err) : kvt__migrate(s->db, s->shown, err));
     KVT_TRY(mark_dead_runs(s, err));
     /* Where there is no shared memory (network file systems) the old mode stays: slower, as sound. */
     if (!journal_mode_is(s->db, "PRAGMA journal_mode=WAL", "wal"))

@@ -89,8 +89,8 @@ kvt_status kvt__query_int(sqlite3 *db, const char *sql, int64_t otherwise, int64
 
 /* ---------------------------------------------------------------- identity */
 
-/* Every object of schema.sql is in `db` with the same text. */
-static kvt_status same_schema(sqlite3 *db, const char *shown, kvt_err *err)
+/* Every object of schema.sql that version `version` had is in `db` with the same text. */
+static kvt_status same_schema(sqlite3 *db, int64_t version, const char *shown, kvt_err *err)
 {
     static const char list[] = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
     sqlite3 *model = NULL;
@@ -98,9 +98,8 @@ static kvt_status same_schema(sqlite3 *db, const char *shown, kvt_err *err)
     kvt_status rc = KVT_OK;
     int step;
 
-    if (sqlite3_open_v2(":memory:", &model, SQLITE_OPEN_READWRITE | SQLITE_OPEN_MEMORY, NULL) != SQLITE_OK
-        || sqlite3_exec(model, kvt__schema_sql, NULL, NULL, NULL) != SQLITE_OK
-        || sqlite3_prepare_v2(model, list, -1, &want, NULL) != SQLITE_OK) {
+    KVT_TRY(kvt__model_open(&model, err));
+    if (sqlite3_prepare_v2(model, list, -1, &want, NULL) != SQLITE_OK) {
         rc = kvt__db_fail(model, "schema.sql", "loading", err);
         goto done;
     }
@@ -111,6 +110,7 @@ static kvt_status same_schema(sqlite3 *db, const char *shown, kvt_err *err)
     }
     while ((step = sqlite3_step(want)) == SQLITE_ROW) {
         const char *name = (const char *)sqlite3_column_text(want, 1);
+        if (kvt__is_newer(name, version)) continue;
         for (int i = 0; i < 3; i++) sqlite3_bind_value(have, i + 1, sqlite3_column_value(want, i));
         step = sqlite3_step(have);
         if (step != SQLITE_ROW && step != SQLITE_DONE) {
@@ -151,7 +151,7 @@ kvt_status kvt__identify(sqlite3 *db, const char *shown, int *empty, kvt_err *er
     if (version < 1)
         return kvt_fail(err, KVT_EFORMAT, "%s: results schema %" PRId64 " does not exist; the file is damaged: "
                         "use a new one", shown, version);
-    return same_schema(db, shown, err);
+    return same_schema(db, version, shown, err);
 }
 
 kvt_status kvt_store_open_read(sqlite3 **out, const char *path, kvt_err *err)
@@ -231,6 +231,13 @@ static const char *const hash_query[] = {
     "SELECT 'violation_token', layer, head, tau, start_step, ord, pos, mass_share, evicted_step, window_rank,"
     " window_score, score_margin, last_important, idle_steps FROM violation_token JOIN violation"
     " USING(violation_id) JOIN tau USING(tau_id) WHERE cell_id = ?1 ORDER BY layer, head, tau, start_step, ord",
+
+    "SELECT 'ladder_head', layer, head, n_keep, n_step, n_trivial, oracle_mean, oracle_max, oracle_max_step,"
+    " fixed_mean, fixed_max, random_mean, minimax_bound, minimax_found, minimax_iters, minimax_stop, stability_gap"
+    " FROM ladder_head WHERE cell_id = ?1 ORDER BY layer, head",
+
+    "SELECT 'minimax_cert', layer, head, bound_q31, n_lambda, lambda, best_set FROM minimax_cert WHERE cell_id = ?1"
+    " ORDER BY layer, head",
 
     "SELECT 'validity', check_name, status, value, lim, message FROM validity WHERE cell_id = ?1"
     " ORDER BY check_name, message, status, value",

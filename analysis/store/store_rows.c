@@ -53,6 +53,7 @@ static const char *const stmt_sql[KVT__N_STMT] = {
     [KVT__DEL_KVHEAD] = "DELETE FROM result_kvhead WHERE cell_id = ?1",
     [KVT__DEL_LAYER] = "DELETE FROM result_layer WHERE cell_id = ?1",
     [KVT__DEL_CELL] = "DELETE FROM result_cell WHERE cell_id = ?1",
+    [KVT__DEL_LADDER] = "DELETE FROM ladder_head WHERE cell_id = ?1",   /* cascades to the certificate */
     [KVT__DEL_CHECK] = "DELETE FROM validity WHERE cell_id = ?1",
     [KVT__ADD_CELL] =
         "INSERT INTO result_cell(cell_id, n_head, held_share, held_mean, held_min, held_max, bytes_logical,"
@@ -82,6 +83,12 @@ static const char *const stmt_sql[KVT__N_STMT] = {
         " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     [KVT__ADD_TOKEN] = "INSERT INTO violation_token(violation_id, ord, pos, mass_share, evicted_step, window_rank,"
                        " window_score, score_margin, last_important, idle_steps) VALUES(?,?,?,?,?,?,?,?,?,?)",
+    [KVT__ADD_LADDER] =
+        "INSERT INTO ladder_head(cell_id, layer, head, n_keep, n_step, n_trivial, oracle_mean, oracle_max,"
+        " oracle_max_step, fixed_mean, fixed_max, random_mean, minimax_bound, minimax_found, minimax_iters,"
+        " minimax_stop, stability_gap) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    [KVT__ADD_CERT] = "INSERT INTO minimax_cert(cell_id, layer, head, bound_q31, n_lambda, lambda, best_set)"
+                      " VALUES(?,?,?,?,?,?,?)",
     [KVT__ADD_CHECK] = "INSERT INTO validity(run_id, cell_id, check_name, status, value, lim, message)"
                        " VALUES(?,?,?,?,?,?,?)",
 };

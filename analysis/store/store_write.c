@@ -88,7 +88,7 @@ static kvt_status delete_children(kvt_store *s, const kvt_cell *cell, int64_t ce
 {
     static const struct { kvt__stmt stmt; const char *table; } child[] = {
         {KVT__DEL_HEAD, "result_head"}, {KVT__DEL_KVHEAD, "result_kvhead"}, {KVT__DEL_LAYER, "result_layer"},
-        {KVT__DEL_CELL, "result_cell"}, {KVT__DEL_CHECK, "validity"}};
+        {KVT__DEL_CELL, "result_cell"}, {KVT__DEL_LADDER, "ladder_head"}, {KVT__DEL_CHECK, "validity"}};
 
     for (size_t i = 0; i < sizeof child / sizeof child[0]; i++) {
         kvt__row r = kvt__row_begin(s, child[i].stmt);
@@ -228,22 +228,30 @@ static kvt_status add_tau(kvt_store *s, const kvt_cell *cell, int64_t cell_id, c
     return kvt__row_run(s, &r, cell, "result_head_tau", err);
 }
 
+/* n integers, little endian whatever the machine, as the next column. */
+static kvt_status add_u32(kvt_store *s, kvt__row *r, const uint32_t *x, uint32_t n, kvt_err *err)
+{
+    uint8_t *data = malloc(4 * (size_t)n + 1);
+
+    if (!data) return kvt_fail(err, KVT_ENOMEM, "%s: out of memory", s->shown);
+    for (uint32_t i = 0; i < n; i++)
+        for (int b = 0; b < 4; b++) data[4 * (size_t)i + (size_t)b] = (uint8_t)(x[i] >> (8 * b));
+    if (r->st) kvt__add_code(r, sqlite3_bind_blob64(r->st, ++r->col, data, 4 * (sqlite3_uint64)n, free));
+    else free(data);
+    return KVT_OK;
+}
+
 static kvt_status add_series(kvt_store *s, const kvt_cell *cell, int64_t cell_id, const kvt_series *x, kvt_err *err)
 {
     kvt__row r = kvt__row_begin(s, KVT__ADD_SERIES);
-    uint8_t *data = malloc(4 * (size_t)x->n + 1);
 
-    if (!data) return kvt_fail(err, KVT_ENOMEM, "%s: out of memory", s->shown);
-    for (uint32_t i = 0; i < x->n; i++)           /* little endian, whatever the machine */
-        for (int b = 0; b < 4; b++) data[4 * (size_t)i + (size_t)b] = (uint8_t)(x->q31[i] >> (8 * b));
     kvt__add_int(&r, cell_id);
     kvt__add_int(&r, x->layer);
     kvt__add_int(&r, x->head);
     kvt__add_text(&r, x->metric);
     kvt__add_int(&r, x->step0);
     kvt__add_int(&r, x->n);
-    if (r.st) kvt__add_code(&r, sqlite3_bind_blob64(r.st, ++r.col, data, 4 * (sqlite3_uint64)x->n, free));
-    else free(data);
+    KVT_TRY(add_u32(s, &r, x->q31, x->n, err));
     return kvt__row_run(s, &r, cell, "result_series", err);
 }
 
@@ -289,6 +297,57 @@ static kvt_status add_violation(kvt_store *s, const kvt_cell *cell, int64_t cell
     return KVT_OK;
 }
 
+/* Count and differences of ascending positions, 7 bits to a byte, low ones first. */
+static kvt_status add_positions(kvt_store *s, kvt__row *r, const uint32_t *pos, uint32_t n, kvt_err *err)
+{
+    uint8_t *data = malloc(5 * ((size_t)n + 1));
+    size_t used = 0;
+
+    if (!data) return kvt_fail(err, KVT_ENOMEM, "%s: out of memory", s->shown);
+    for (uint32_t i = 0; i <= n; i++) {
+        uint32_t x = i == 0 ? n : i == 1 ? pos[0] : pos[i - 1] - pos[i - 2];
+        for (; x >= 128; x >>= 7) data[used++] = (uint8_t)(x | 128);
+        data[used++] = (uint8_t)x;
+    }
+    if (r->st) kvt__add_code(r, sqlite3_bind_blob64(r->st, ++r->col, data, used, free));
+    else free(data);
+    return KVT_OK;
+}
+
+static kvt_status add_ladder(kvt_store *s, const kvt_cell *cell, int64_t cell_id, const kvt_ladder_result *x, kvt_err *err)
+{
+    kvt__row r = kvt__row_begin(s, KVT__ADD_LADDER);
+
+    kvt__add_int(&r, cell_id);
+    kvt__add_int(&r, x->layer);
+    kvt__add_int(&r, x->head);
+    kvt__add_int(&r, x->n_keep);
+    kvt__add_int(&r, x->n_step);
+    kvt__add_int(&r, x->n_trivial);
+    kvt__add_real(&r, x->oracle_mean);
+    kvt__add_real(&r, x->oracle_max);
+    kvt__add_int(&r, x->oracle_max_step);
+    kvt__add_real(&r, x->fixed_mean);
+    kvt__add_real(&r, x->fixed_max);
+    kvt__add_real(&r, x->random_mean);
+    kvt__add_real(&r, x->minimax_bound);
+    kvt__add_real(&r, x->minimax_found);
+    kvt__add_int(&r, x->minimax_iters);
+    kvt__add_text(&r, x->minimax_stop);
+    kvt__add_real(&r, x->minimax_bound - x->oracle_max);
+    KVT_TRY(kvt__row_run(s, &r, cell, "ladder_head", err));
+    if (x->n_lambda == 0) return KVT_OK;
+    r = kvt__row_begin(s, KVT__ADD_CERT);
+    kvt__add_int(&r, cell_id);
+    kvt__add_int(&r, x->layer);
+    kvt__add_int(&r, x->head);
+    kvt__add_int(&r, x->bound_q31);
+    kvt__add_int(&r, x->n_lambda);
+    KVT_TRY(add_u32(s, &r, x->lambda, x->n_lambda, err));
+    KVT_TRY(add_positions(s, &r, x->best_set, x->n_keep, err));
+    return kvt__row_run(s, &r, cell, "minimax_cert", err);
+}
+
 static kvt_status add_check(kvt_store *s, const kvt_cell *cell, int64_t cell_id, const kvt_check *x, kvt_err *err)
 {
     kvt__row r = kvt__row_begin(s, KVT__ADD_CHECK);
@@ -323,6 +382,7 @@ static kvt_status store_inside(kvt_store *s, const kvt_cell *cell, int64_t cell_
     for (size_t i = 0; i < x->n_series; i++) KVT_TRY(add_series(s, cell, cell_id, &x->series[i], err));
     for (size_t i = 0; i < x->n_violation; i++)
         KVT_TRY(add_violation(s, cell, cell_id, tau_id, &x->violation[i], err));
+    for (size_t i = 0; i < x->n_ladder; i++) KVT_TRY(add_ladder(s, cell, cell_id, &x->ladder[i], err));
     for (size_t i = 0; i < x->n_check; i++) KVT_TRY(add_check(s, cell, cell_id, &x->check[i], err));
     KVT_TRY(kvt__result_sha256(s->db, cell_id, hash, s->shown, err));
     r = kvt__row_begin(s, KVT__CELL_DONE);

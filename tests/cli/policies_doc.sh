@@ -31,7 +31,7 @@ command -v sqlite3 >"$work/which" || exit 0
 "$KVTRACE" replay "$KVT_SOURCE_DIR/traces/samples/tiny_gqa.h5" -p snapkv -b 0.2,0.4 -q -o "$work/r.db"
 sh "$KVT_SOURCE_DIR/policies/results_table.sh" "$work/r.db" >"$work/results"
 number='[0-9]\.[0-9]*'
-for row in snapkv full random random_protect streaming oracle_fixed oracle_step; do
+for row in snapkv full random random_protect streaming oracle_fixed oracle_minimax oracle_step; do
     grep -Eq "^\| \`$row\` \| - \| - \| $number / $number \| $number / $number \| - \| - \| $number \| $number \|\$" "$work/results" ||
         { echo "FAILED: results_table.sh: no row of $row:"; cat "$work/results"; exit 1; }
 done

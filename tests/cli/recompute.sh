@@ -47,3 +47,17 @@ if "$py" "$prog" "$samples/tiny_gqa.h5" share.jsonl spoiled.db >spoiled.txt; the
     exit 1
 fi
 grep -q '^FAIL head: lost_mean' spoiled.txt
+grep -q '^ladder: bound_q31 *[1-9]' spoiled.txt
+
+cp share.db spoiled.db
+"$py" - <<'END'
+import sqlite3
+db = sqlite3.connect("spoiled.db")
+db.execute("UPDATE minimax_cert SET bound_q31 = bound_q31 + 20000 WHERE minimax_cert_id = 1")
+db.commit()
+END
+if "$py" "$prog" "$samples/tiny_gqa.h5" share.jsonl spoiled.db >spoiled.txt; then
+    echo "a changed bound was not noticed"
+    exit 1
+fi
+grep -q '^FAIL ladder: bound_q31' spoiled.txt

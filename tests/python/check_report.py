@@ -27,7 +27,7 @@ ATTRIBUTES = {
     "aria-hidden", "aria-label", "aria-labelledby", "charset", "class", "content", "cx", "cy", "d", "height", "href", "http-equiv", "id", "lang", "name",
     "patternunits", "preserveaspectratio", "r", "rel", "role", "scope", "tabindex", "title", "transform", "viewbox", "width", "x", "y"}
 FORBIDDEN = r"\b(guaranteed?|safe(ly)?|always|never|lossless|optimal|fragile|fragility|significant(ly)?)\b"
-SECTIONS = ["verdict", "validity", "curves", "heatmap", "timeline", "postmortem", "decomposition", "appendix"]
+SECTIONS = ["verdict", "validity", "curves", "heatmap", "timeline", "postmortem", "decomposition", "ladder", "appendix"]
 
 
 class Page(html.parser.HTMLParser):

@@ -7,7 +7,8 @@
 Nothing of kvtrace is used: rows come from the K and Q of the trace in float64, kept sets
 from the JSON lines of `kvtrace replay --kept` (for online policies with --kept-every 1),
 and every number of the database that follows from them is computed again from its
-definition. SnapKV, streaming and oracle_fixed sets are chosen again too. A mass may
+definition. SnapKV, streaming and oracle_fixed sets are chosen again too; the sets of
+oracle_minimax come from its certificates, whose bounds are evaluated again. A mass may
 differ by 2e-6 plus the stored row defect, a count not at all, except where a loss lies
 within 4e-6 of a threshold or two entries tie within that. Exit 1 on any difference."""
 import argparse
@@ -82,6 +83,7 @@ class Cell:
         words = self.label.partition(":")[2]
         self.params = dict(w.split("=", 1) for w in words.split(",") if w)
         self.sets = {}              # (layer, cache) -> mask [N], or {step: mask [T]}
+        self.own = {}               # oracle_minimax: (layer, head) -> mask
         self.heads = {}             # (layer, head) -> Head
         self.held = {}              # (layer, kv head) -> prompt entries after the prefill eviction
         self.bytes_held = 0
@@ -139,9 +141,28 @@ def load_sets(path, cells, trace, checks):
                 cell.sets[(s["layer"], s["cache"])] = mask
 
 
+def positions(blob):
+    """A set as it is stored: varint count, then varint differences."""
+    x, shift, out = 0, 0, []
+    for byte in blob:
+        x |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            out.append(x)
+            x, shift = 0, 0
+    assert shift == 0 and out and out[0] == len(out) - 1
+    return np.cumsum(out[1:], dtype=np.int64)
+
+
+def load_own_sets(db, cell, trace):
+    for layer, head, blob in db.execute("SELECT layer, head, best_set FROM minimax_cert WHERE cell_id = ?", (cell.id,)):
+        cell.own[(layer, head)] = np.zeros(trace.N, bool)
+        cell.own[(layer, head)][positions(blob)] = True
+
+
 def usable(cell, trace):
     """Why a cell cannot be recomputed, or None."""
-    if cell.policy == "oracle_step":
+    if cell.policy in ("oracle_step", "oracle_minimax"):
         return None
     if not cell.sets:
         return None if cell.policy == "full" else "no kept sets in the file"
@@ -193,6 +214,10 @@ def evicted_mask(cell, layer, head):
     N, G, T = layer.N, layer.G, layer.T
     caches = [c for (l, c) in cell.sets if l == layer.index]
     out = np.zeros((G, T), bool)
+    if cell.policy == "oracle_minimax":
+        if (layer.index, head) in cell.own:                     # else everything fits
+            out[:, :N] = ~cell.own[(layer.index, head)]
+        return out, min(cell.keep_per_cache(N, 1), N)
     if not caches:                                              # full
         return out, N
     cache = head // (layer.H // len(caches))
@@ -463,7 +488,7 @@ def held_after_prefill(cell, layer):
     """Prompt entries per KV head, every copy counted."""
     caches = sorted(c for (l, c) in cell.sets if l == layer.index)
     if not caches:
-        held = min(cell.keep_per_cache(layer.N, 1), layer.N) if cell.policy == "oracle_step" else layer.N
+        held = min(cell.keep_per_cache(layer.N, 1), layer.N) if cell.policy in ("oracle_step", "oracle_minimax") else layer.N
         return [held] * layer.Hkv
     copies = len(caches) // layer.Hkv
     count = [int((cell.sets[(layer.index, c)][0] if cell.all else cell.sets[(layer.index, c)]).sum()) for c in caches]
@@ -529,6 +554,39 @@ def compare_cell(checks, cell, trace, n_violation):
         checks.mass("cell: ns_cvar95_worst", r["ns_cvar95_worst"], max(h.ns_tail["cvar95"] for h in ns), slack, where)
 
 
+def bound_q31(weights, rows_q31, b):
+    """floor((weighted mass outside the b largest columns) / 2^31), with integers."""
+    columns = np.sort((weights.astype(np.uint64)[:, None] * rows_q31.astype(np.uint64)).sum(axis=0, dtype=np.uint64))
+    return int(columns[:len(columns) - b].sum(dtype=np.uint64)) >> 31
+
+
+def compare_ladder(checks, db, cell, layer, head, h, rows, bounds, first, where):
+    at = (cell.id, layer.index, head)
+    row = db.execute("SELECT * FROM ladder_head WHERE cell_id = ? AND layer = ? AND head = ?", at).fetchone()
+    cert = db.execute("SELECT * FROM minimax_cert WHERE cell_id = ? AND layer = ? AND head = ?", at).fetchone()
+    checks.exact("ladder: counts", (row["n_keep"], row["n_step"], row["n_trivial"]), (h.held, layer.G, first), where)
+    checks.exact("ladder: certificate", cert is not None, first < layer.G, where)
+    if cert is None or first >= layer.G:
+        return
+    weights = np.frombuffer(cert["lambda"], "<u4")
+    checks.exact("ladder: weights", (len(weights), int(weights.sum(dtype=np.uint64))), (layer.G - first, 2 ** 31), where)
+    checks.exact("ladder: size of the set", int(cell.own[(layer.index, head)].sum()), h.held, where)
+    prompt = rows[first:, :layer.N]
+    bound = bound_q31(weights, np.rint(prompt.astype(np.float32).astype(float) * Q31), h.held)
+    checks.mass("ladder: bound_q31", cert["bound_q31"] / Q31, bound / Q31, h.tol, where)
+    oracle, fixed = h.oracle[first:], bounds.fixed(False, h.held, first)
+    found = h.lost[first:].max()
+    checks.mass("ladder: minimax_found", row["minimax_found"], found, h.tol, where)
+    checks.mass("ladder: minimax_bound", row["minimax_bound"], min(max(bound / Q31, oracle.max()), found), h.tol, where)
+    checks.mass("ladder: oracle_mean", row["oracle_mean"], oracle.mean(), h.tol, where)
+    checks.mass("ladder: oracle_max", row["oracle_max"], oracle.max(), h.tol, where)
+    checks.place("ladder: oracle_max_step", row["oracle_max_step"], oracle, h.tol, where)
+    checks.mass("ladder: fixed_mean", row["fixed_mean"], fixed[0][first:].mean(), h.tol, where)
+    if not fixed[1]:
+        checks.mass("ladder: fixed_max", row["fixed_max"], fixed[0][first:].max(), h.tol, where)
+    checks.mass("ladder: random_mean", row["random_mean"], prompt.sum(axis=1).mean() * (1 - h.held / layer.N), h.tol, where)
+
+
 # ----------------------------------------------------------------------- runs
 
 def compare_one_head(checks, db, cell, layer, head, rows, sink, bounds):
@@ -543,6 +601,8 @@ def compare_one_head(checks, db, cell, layer, head, rows, sink, bounds):
         return 0
     compare_head(checks, row, cell, layer, head, h, rows, bounds, first, where)
     compare_series(checks, db, cell, layer, head, h, where)
+    if cell.policy == "oracle_minimax":
+        compare_ladder(checks, db, cell, layer, head, h, rows, bounds, first, where)
     return compare_tau(checks, db, cell, layer, head, h, gone, rows, first, where)
 
 
@@ -558,6 +618,7 @@ def compare(trace_path, kept_path, db_path):
             print("not compared: %s %s seed %d: %s" % (cell.label, cell.row["budget_label"], cell.row["seed"], why))
             continue
         cell.kv_cvar95, cell.n_violation = {}, 0
+        load_own_sets(db, cell, trace)
         todo.append(cell)
     for index in trace.layers:
         layer = trace.layer(index)
@@ -613,6 +674,10 @@ def self_test():
     checks.mass("share_top1", mass.max() / mass.sum(), .6, 1e-12, "")
     checks.mass("output error", output_error(np.array([.5, .3, .2]), np.array([[1., 0], [0, 2], [2, 1]]),
                                              np.array([False, True, False])), .5338637990597569, 1e-12, "")
+    q = np.rint(a * Q31)                                        # exact for the stored integers
+    checks.exact("bound", [bound_q31(np.array(w), np.array(q, np.int64), 2) for w in
+                           ((0, 1486719449, 0, 660764199), (1830429, 1482794815, 3315640, 659542764))], [1156337347, 1155992767], "")
+    checks.exact("positions", positions(bytes([3, 5, 0x80 | 2, 1, 7])).tolist(), [5, 135, 142], "")
     checks.report()
     return 1 if checks.failed else 0
 

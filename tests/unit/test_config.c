@@ -81,6 +81,7 @@ Test(config, describes_the_policy)
         {"knorm", "policy", "prefill", "prompt", "same", 1, 1, 0, 0},
         {"oracle_fixed", "oracle", "hindsight", "prompt", "same", 1, 1, 0, 1},
         {"oracle_step", "oracle", "hindsight", "prompt", "same", 0, 1, 0, 1},
+        {"oracle_minimax", "oracle", "hindsight", "prompt", "same", 1, 0, 0, 1},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const info_row *r = &rows[i];
@@ -153,7 +154,7 @@ Test(config, refuses_what_it_does_not_know_and_says_what_exists)
         {"snapkv:keep_first=1.5", KVT_EARG, "whole number"},
         {"full:keep_first=4", KVT_EARG, "no parameter 'keep_first'"},
         {"oracle_step:keep_last=4", KVT_EARG, "no parameter 'keep_last'"},
-        {"oracle_minimax", KVT_ENOTSUP, "not built into this version"},
+        {"rkv", KVT_ENOTSUP, "not built into this version"},
         {"\x1b[31mred\n", KVT_EARG, "\\u{1B}"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

@@ -530,7 +530,7 @@ Test(slow_reference, a_wrong_set_is_called_different)
     s.n[0][0]--;
     cr_assert(run(&t, "snapkv:window=8", &b, &s).verdict == KVT_VERDICT_DIFFERENT);
     cr_assert(run(&t, "snapkv:window=8,caches=query", &b, &s).verdict == KVT_VERDICT_DIFFERENT);
-    cr_assert(run(&t, "oracle_minimax", &b, &s).verdict == KVT_VERDICT_UNSUPPORTED);
+    cr_assert(run(&t, "rkv", &b, &s).verdict == KVT_VERDICT_UNSUPPORTED);
     bench_close(&t);
     free(w);
 }
