@@ -19,7 +19,7 @@ SETUP, SCORE, BEGIN, OBSERVE, WORTH = 1, 2, 3, 4, 5
 JOB_INTS = "n_layers n_q_heads n_kv_heads n_caches head_dim value_dim n n_new rule in_tokens keep_cache keep_layer keep_model ties".split()
 JOB_REALS = "scale share tokens".split()
 SETUP_INTS = ("caps needs window caches rank_over share_over first nested keep_all overshoots flags prompt_stride prompt_first "
-              "prompt_capacity quiet capacity prompt_wait exempt steps_from hide_col").split()
+              "prompt_capacity quiet capacity prompt_wait exempt steps_from hide_col uneven").split()
 CAPS = dict(oneshot=1, online=2, oracle=4, random=8)
 NEEDS = dict(win=1, col_sum=2, nu=4, future_sum=8, q=16, val=32, rope=64)
 ASIDE = dict(key=1, event_q=2, event_key=4)     # what is sent only when asked for

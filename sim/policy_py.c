@@ -15,7 +15,7 @@
 enum { OP_SETUP = 1, OP_SCORE, OP_BEGIN, OP_OBSERVE, OP_WORTH };
 enum { ASIDE_KEY = 1, ASIDE_EVENT_Q = 2, ASIDE_EVENT_KEY = 4 };     /* data with no KVT_NEED bit */
 enum { DTYPE_F4, DTYPE_U4, DTYPE_F8, DTYPE_I4 };
-enum { PY_WHY = 400, PY_REFUSALS = 8, N_SETUP = 20, PY_WINDOW_MAX = 4194304 };
+enum { PY_WHY = 400, PY_REFUSALS = 8, N_SETUP = 21, PY_WINDOW_MAX = 4194304 };
 
 typedef struct py_policy {          /* kvt_policy.self                                */
     kvt_policy    policy;
@@ -262,7 +262,7 @@ static int py_get_setup(py_policy *p, py_child *c, kvt_setup *out)
     out->nested = x[7] != 0, out->keep_all = (int)x[8], out->overshoots = x[9] != 0, out->flags = (uint32_t)x[10];
     out->prompt_stride = (uint32_t)x[11], out->prompt_first = (uint32_t)x[12], out->prompt_capacity = (uint32_t)x[13];
     out->quiet = x[14] != 0, out->capacity = (uint32_t)x[15], out->prompt_wait = x[16] != 0, out->exempt = (uint32_t)x[17];
-    out->steps_from = (uint32_t)x[18], out->hide_col = (uint32_t)x[19];
+    out->steps_from = (uint32_t)x[18], out->hide_col = (uint32_t)x[19], out->uneven = x[20] != 0;
     if (n_text)
         out->refuse = py_refusal(p, text);
     return 1;
@@ -282,6 +282,7 @@ static void py_setup(const kvt_job *job, kvt_setup *out)
             out->caps, out->needs, out->window, (int64_t)out->caches, (int64_t)out->rank_over, (int64_t)out->share_over,
             (int64_t)out->first, out->nested, out->keep_all, out->overshoots, out->flags, out->prompt_stride, out->prompt_first,
             out->prompt_capacity, out->quiet, out->capacity, out->prompt_wait, out->exempt, out->steps_from, out->hide_col,
+            out->uneven,
         };
         py_put(c, x, sizeof x);
         if (py_reply(p, c, "in setup()"))

@@ -51,6 +51,16 @@ build last.c last.so
 # another build is another policy: nothing is shared, nothing overwritten
 sed 's/(float)(sum \/ group)/(float)(sum * 0.5 \/ group)/' "$example" >other.c
 build other.c other.so
+# allot() that leaves everything as it is changes nothing, in a cache and over the layer
+for span in CACHE LAYER; do
+    for with in '' 'allot'; do
+        sed -e "s/\.score = mine_score/.score = mine_score, .rank_over = KVT_SPAN_$span${with:+, .allot = v_allot}/" -e 's/^static const kvt_policy mine/static void v_allot(const kvt_job *j, const kvt_layers *d, uint32_t *k, uint32_t *c) { (void)j, (void)d, (void)k, (void)c; }\n__attribute__((unused)) &/' "$example" >allot.c
+        build allot.c allot.so
+        "$kvtrace" replay t.h5 --policy-plugin ./allot.so -p mine:decay=1 -b 0.3 -o "al$span$with.db" --kept "al$span$with.jsonl" -q || fail "allot $span $with"
+    done
+    cmp -s "al$span.jsonl" "al${span}allot.jsonl" || fail "allot() over a $span changes kept sets"
+done
+[ "$(grep -c '"kept":\[\]' alLAYERallot.jsonl)" = 0 ] || fail "allot() over a layer keeps nothing"
 "$kvtrace" replay t.h5 --policy-plugin ./other.so -p mine:decay=1 -b 0.1,0.5 -o b.db -q || fail "other build"
 [ "$(query b.db "SELECT count(*) FROM policy_config WHERE canonical_json LIKE '%,\"plugin\":\"%'")" = 3 ] || fail "two builds share a configuration"
 [ "$(hashes b.db | wc -l)" -eq $(($(wc -l <a.txt) + 2)) ] || fail "two builds share cells"

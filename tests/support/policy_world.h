@@ -293,6 +293,20 @@ static inline kvt_config *config_of(const char *spec)
     return c;
 }
 
+/* Softmax of query p of head h over the keys list[0..n). */
+static inline void world_attend(const world *w, uint32_t l, uint32_t h, uint32_t p, const uint32_t *list, uint32_t n, double *a)
+{
+    double max = -INFINITY, sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        double z = 0;
+        for (uint32_t c = 0; c < w->s.d; c++) z += (double)world_q(w, l, h, p)[c] * (double)world_k(w, l, h / (w->s.Hq / w->s.Hkv), list[i])[c];
+        a[i] = z / sqrt(w->s.d);
+        max = fmax(max, a[i]);
+    }
+    for (uint32_t i = 0; i < n; i++) sum += a[i] = exp(a[i] - max);
+    for (uint32_t i = 0; i < n; i++) a[i] /= sum;
+}
+
 /* In place: a budget's label points into it. */
 static inline void budget_of(kvt_budget *out, const char *text, kvt_rule rule)
 {

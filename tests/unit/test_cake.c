@@ -140,20 +140,6 @@ typedef struct lane {               /* a cache in the order in which it is store
     int      clear;                 /* no choice so far hung on the last bits           */
 } lane;
 
-/* Softmax of query p of head h over the keys list[0..n). */
-static void attend(const world *w, uint32_t l, uint32_t h, uint32_t p, const uint32_t *list, uint32_t n, double *a)
-{
-    double max = -INFINITY, sum = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        double z = 0;
-        for (uint32_t c = 0; c < w->s.d; c++) z += (double)world_q(w, l, h, p)[c] * (double)world_k(w, l, h / (w->s.Hq / w->s.Hkv), list[i])[c];
-        a[i] = z / sqrt(w->s.d);
-        max = fmax(max, a[i]);
-    }
-    for (uint32_t i = 0; i < n; i++) sum += a[i] = exp(a[i] - max);
-    for (uint32_t i = 0; i < n; i++) a[i] /= sum;
-}
-
 /* e[0..n-W) of a query head before pooling; adds to entropy and variance. */
 static void indicator(const world *w, const trial *t, uint32_t l, uint32_t h, double *e, double *entropy, double *variance)
 {
@@ -161,7 +147,7 @@ static void indicator(const world *w, const trial *t, uint32_t l, uint32_t h, do
     uint32_t text[MAX_T];
 
     for (uint32_t j = 0; j < w->s.N; j++) text[j] = j;
-    for (uint32_t r = 0; r < t->W; r++) attend(w, l, h, w->s.N - t->W + r, text, w->s.N - t->W + r + 1, a[r]);
+    for (uint32_t r = 0; r < t->W; r++) world_attend(w, l, h, w->s.N - t->W + r, text, w->s.N - t->W + r + 1, a[r]);
     for (uint32_t j = 0; j < w->s.N - t->W; j++) {
         double mean = 0, var = 0;
         for (uint32_t r = 0; r < t->W; r++) mean += a[r][j] / t->W, *entropy -= a[r][j] * log(a[r][j] + 1e-10);

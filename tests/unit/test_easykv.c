@@ -28,20 +28,6 @@ typedef struct trial {              /* one configuration as the reference reads 
 
 /* ---- rows ---------------------------------------------------------------------------- */
 
-/* Softmax of query p of head h over list[0..n). */
-static void attend(const world *w, uint32_t l, uint32_t h, uint32_t p, const uint32_t *list, uint32_t n, double *a)
-{
-    double max = -INFINITY, sum = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        double z = 0;
-        for (uint32_t c = 0; c < w->s.d; c++) z += (double)world_q(w, l, h, p)[c] * (double)world_k(w, l, h / (w->s.Hq / w->s.Hkv), list[i])[c];
-        a[i] = z / sqrt(w->s.d);
-        max = fmax(max, a[i]);
-    }
-    for (uint32_t i = 0; i < n; i++) sum += a[i] = exp(a[i] - max);
-    for (uint32_t i = 0; i < n; i++) a[i] /= sum;
-}
-
 /* Mean row of heads h0 .. h0+n_heads-1 over the first `exempt` positions and the cache. */
 static void mean_row(const world *w, uint32_t l, uint32_t h0, uint32_t n_heads, uint32_t p, uint32_t exempt, const held *k, float *row)
 {
@@ -51,7 +37,7 @@ static void mean_row(const world *w, uint32_t l, uint32_t h0, uint32_t n_heads, 
     for (uint32_t j = 0; j < exempt; j++) list[j] = j;
     memcpy(list + exempt, k->pos, k->n * sizeof *list);
     for (uint32_t h = h0; h < h0 + n_heads; h++) {
-        attend(w, l, h, p, list, exempt + k->n, a);
+        world_attend(w, l, h, p, list, exempt + k->n, a);
         for (uint32_t i = 0; i < exempt + k->n; i++) mean[i] += a[i];
     }
     for (uint32_t i = 0; i < k->n; i++) row[i] = (float)(mean[exempt + i] / n_heads);
