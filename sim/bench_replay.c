@@ -35,7 +35,7 @@ static kvt_status drop_fail(void *self, const kvt_cell *cell, const char *why, k
     return KVT_OK;
 }
 
-static const kvt_sink_ops drop_ops = { "dropped", drop_claim, drop_store, drop_fail };
+static const kvt_sink_ops drop_ops = { "dropped", drop_claim, drop_store, drop_fail, NULL, NULL };
 
 kvt_status bench_replay_sizes(bench_conf *c, uint32_t n, uint32_t steps, uint32_t policies, uint32_t budgets, kvt_err *err)
 {

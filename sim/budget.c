@@ -6,6 +6,7 @@
  * the double arithmetic of the reference codes instead, truncation included. */
 #include "kvt_sim.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,4 +171,19 @@ uint64_t kvt_random_key(uint64_t seed, const char *content_id)
     for (int i = 0; i < 8; i++)
         key = key << 8 | digest[i];
     return key;
+}
+
+uint32_t kvt_curve_grid(uint32_t n_prompt, uint32_t n_point, uint32_t *out)
+{
+    const int every = n_point >= n_prompt;
+    uint32_t m = 0;
+
+    for (uint32_t i = 0; i < (every ? n_prompt : n_point); i++) {
+        const double at = n_point > 1 ? (double)i / (n_point - 1) : 1;
+        const double x = every ? i + 1.0 : floor(0.01 * pow(99.0, at) * n_prompt + 0.5);
+        const uint32_t count = x < 1 ? 1 : (uint32_t)x;
+        if (count < n_prompt && (m == 0 || out[m - 1] < count))
+            out[m++] = count;
+    }
+    return m;
 }

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const kvt_curve_metric[KVT_CURVE_METRICS] = { "lost_mean", "lost_q95", "lost_cvar95", "lost_max" };
+
 /* ------------------------------------------------------------------- series */
 
 /* lost and oracle of every measured cell, for one head. */

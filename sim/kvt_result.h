@@ -187,6 +187,30 @@ typedef struct kvt_result {
     const kvt_check         *check;     size_t n_check;
 } kvt_result;
 
+/* ---- curves: one configuration and seed at every budget of a grid ------------- */
+
+/* Statistics over the decode steps, value x 2^31: the mean, the 95 % quantile (`higher`),
+ * the mean of the worst 5 % and the largest of `lost`. */
+enum { KVT_CURVE_MEAN, KVT_CURVE_Q95, KVT_CURVE_CVAR95, KVT_CURVE_MAX, KVT_CURVE_METRICS };
+extern const char *const kvt_curve_metric[KVT_CURVE_METRICS];   /* "lost_mean" "lost_q95" "lost_cvar95" "lost_max" */
+
+typedef struct kvt_curve_id {       /* what identifies a curve                        */
+    const kvt_trace_info  *trace;
+    const char            *trace_path;
+    const kvt_config_info *config;
+    uint64_t               seed;
+    const uint32_t        *kept;    /* [n_point] tokens asked for per cache, strictly ascending: the budgets "<kept>t" */
+    uint32_t               n_point;
+} kvt_curve_id;
+
+typedef struct kvt_curve_row {      /* a head; a layer (head -1); the model (both -1) */
+    int32_t         layer, head;
+    const uint32_t *q31;            /* [KVT_CURVE_METRICS][n_point]. Layer and model: lost_mean is the mean over the heads, the
+                                     * others the largest of any head                 */
+    uint32_t        n_not_nested;   /* neighbours on the grid of which the smaller kept set is not inside the larger; layer
+                                     * and model: summed over heads                   */
+} kvt_curve_row;
+
 typedef struct kvt_sink_ops {
     const char *name;               /* "sqlite", "memory"                             */
     /* *todo = 1: this cell is to be computed (and is marked as running); 0: a result is
@@ -195,6 +219,11 @@ typedef struct kvt_sink_ops {
     /* All of the cell or nothing. */
     kvt_status (*store)(void *self, const kvt_cell *cell, const kvt_result *r, kvt_err *err);
     kvt_status (*fail)(void *self, const kvt_cell *cell, const char *why, kvt_err *err);
+    /* The same for curves. A curve that is there with another grid is replaced. Rows come
+     * by layer and head, the layer's after its heads, the model's last. Only called when
+     * the replay was asked for curves. */
+    kvt_status (*curve_claim)(void *self, const kvt_curve_id *id, int *todo, kvt_err *err);
+    kvt_status (*curve_store)(void *self, const kvt_curve_id *id, const kvt_curve_row *row, size_t n_row, kvt_err *err);
 } kvt_sink_ops;
 
 typedef struct kvt_sink {

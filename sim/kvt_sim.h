@@ -65,6 +65,13 @@ void kvt_budget_counts(const kvt_budget *b, uint32_t n_kv_heads_model, int unifo
  * covers every evictable entry is trivial and counts in no mean, rate or quantile. */
 uint32_t kvt_budget_uniform(const kvt_budget *b, uint32_t n_prompt);
 
+/* The grid of a curve: n_point counts from 1 to 99 % of the prompt in equal ratios, rounded
+ * to whole tokens and at least 1, each once, ascending; every count below the prompt when
+ * n_point is not less than that. Returns how many there are. out: n_point entries. */
+#define KVT_CURVE_POINTS     32u
+#define KVT_CURVE_POINTS_MAX 1024u
+uint32_t kvt_curve_grid(uint32_t n_prompt, uint32_t n_point, uint32_t *out);
+
 /* key = first 64 bits of SHA-256 of the text "seed|content_id". */
 uint64_t kvt_random_key(uint64_t seed, const char *content_id);
 
@@ -115,6 +122,7 @@ typedef struct kvt_replay_opts {
     uint32_t                 n_config;
     const kvt_budget        *budget;
     uint32_t                 n_budget;
+    uint32_t                 n_curve;      /* points of the budget grid for curves; 0 = no curves. At most KVT_CURVE_POINTS_MAX */
     uint64_t                 seed;         /* first seed of KVT_POLICY_RANDOM policies */
     uint32_t                 n_seeds;      /* 0 = 5                                    */
     uint32_t                 n_threads;    /* 0 = cores                                */

@@ -40,6 +40,7 @@ typedef struct run_cell {           /* one cell of this replay                  
     const kvt_budget *budget;
     int      measured;              /* 0: only its kept sets are wanted                */
     int      online, bound, full;   /* online: tokens leave while generating; bound: no set */
+    int      curve;                 /* a point of a curve: only statistics of its losses */
     int      minimax;               /* a set of its own per query head: see ladder.c   */
     int      in_prompt;             /* a lane that acts in the prompt makes its set    */
     int      deferred;              /* its sets need all layers: see defer.c           */

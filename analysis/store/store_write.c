@@ -419,6 +419,6 @@ static kvt_status store_fail(void *self, const kvt_cell *cell, const char *why, 
 
 kvt_sink kvt_store_sink(kvt_store *s)
 {
-    static const kvt_sink_ops ops = {"sqlite", store_claim, store_store, store_fail};
+    static const kvt_sink_ops ops = {"sqlite", store_claim, store_store, store_fail, NULL, NULL};
     return (kvt_sink){&ops, s};
 }

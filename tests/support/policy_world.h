@@ -389,7 +389,7 @@ static inline kvt_status notes_fail(void *self, const kvt_cell *cell, const char
     return kvt_fail(err, KVT_ECHECK, "%s: %s", cell->config->label, why);
 }
 
-static const kvt_sink_ops notes_ops = {"notes", notes_claim, notes_store, notes_fail};
+static const kvt_sink_ops notes_ops = {"notes", notes_claim, notes_store, notes_fail, NULL, NULL};
 
 static inline notes world_notes(const world *w, const batch *b)
 {

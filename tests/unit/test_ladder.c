@@ -93,7 +93,7 @@ static kvt_status on_kept(void *user, const kvt_kept_set *set, kvt_err *err)
 
 static void replay(seen *s, const char *const *budgets, uint32_t n, uint32_t threads, size_t stage)
 {
-    static const kvt_sink_ops ops = { "look", claim, store, fail };
+    static const kvt_sink_ops ops = { "look", claim, store, fail, NULL, NULL };
     kvt_config *config[N_SPECS];
     kvt_budget budget[BUDGETS];
     kvt_source src = { 0 };

@@ -153,7 +153,7 @@ Test(measure, bounds_and_a_violation_of_planted_rows)
     kvt_source src = { 0 };
     kvt_err err = { KVT_OK, "" };
     ladder l = { 0 };
-    static const kvt_sink_ops ops = { "memory", ladder_claim, ladder_store, ladder_fail };
+    static const kvt_sink_ops ops = { "memory", ladder_claim, ladder_store, ladder_fail, NULL, NULL };
 
     for (int i = 0; i < R; i++) {
         index[i] = N - W + i;

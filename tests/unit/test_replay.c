@@ -139,7 +139,7 @@ static kvt_status mem_fail(void *self, const kvt_cell *cell, const char *why, kv
     return KVT_OK;
 }
 
-static const kvt_sink_ops mem_ops = { "memory", mem_claim, mem_store, mem_fail };
+static const kvt_sink_ops mem_ops = { "memory", mem_claim, mem_store, mem_fail, NULL, NULL };
 
 static int mem_find(const memory *m, const char *label)
 {
