@@ -47,6 +47,12 @@ typedef struct kvt_kernels {
     /* mass[class][16] += kvt_mass(tile[j][16]) for every key j, class = cls[j]. mass is not
      * zeroed here. */
     void      (*class_mass)(const float *tile, uint32_t n_keys, const uint16_t *cls, double *mass);
+    /* out[j][16] = kvt_mass(tile[j][16]), which an f32 holds exactly; out may be tile. */
+    void      (*masses)(const float *tile, uint32_t n_keys, float *out);
+    /* The sums of class_mass out of a tile of masses(), with the keys listed by class: those
+     * of class c are key[start[c] .. start[c + 1] - 1]. Faster, the more passes there are
+     * over one tile. start: n_cls + 1 entries. */
+    void      (*line_mass)(const float *tile, const uint16_t *key, const uint32_t *start, uint32_t n_cls, double *mass);
 } kvt_kernels;
 
 /* isa NULL or "auto": the widest table that this CPU runs. "portable", "avx2", "avx512":

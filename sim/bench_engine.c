@@ -52,6 +52,8 @@ static void engine_cells(bench_engine *e, uint64_t seed)
     const uint32_t Hkv = r->L.Hkv;
 
     bench_cuts(r->N, e->n_budgets, e->cut);
+    for (uint32_t b = 0; b < e->n_budgets; b++)
+        e->budget[b] = (kvt_budget){ .in_tokens = 1, .value = e->cut[b] };
     for (uint32_t i = 0; i < e->n_policies * Hkv; i++)
         bench_permutation(seed, 16 + i, r->N, e->rank + (size_t)i * r->N);
     for (uint32_t h = 0; h < r->L.H; h++)
@@ -59,9 +61,12 @@ static void engine_cells(bench_engine *e, uint64_t seed)
     for (uint32_t i = 0; i < r->n_cells; i++) {
         run_cell *c = &r->cell[i];
         const uint32_t p = i / e->n_budgets, b = i % e->n_budgets;
-        unit *u = &r->unit[p * ((e->n_budgets + KVT_UNIT_BUDGETS - 1) / KVT_UNIT_BUDGETS) + b / KVT_UNIT_BUDGETS];
+        unit *u = &r->unit[p];
 
-        c->measured = 1;
+        c->measured = c->curve = 1;
+        c->curve_at = p;
+        c->point = b;
+        c->budget = &e->budget[b];
         c->job.n_q_heads = r->L.H;
         c->job.n_kv_heads = c->job.n_caches = Hkv;
         c->kept = e->kept + (size_t)i * Hkv * r->N;
@@ -70,7 +75,7 @@ static void engine_cells(bench_engine *e, uint64_t seed)
             for (uint32_t j = 0; j < r->N; j++)
                 c->kept[(size_t)k * r->N + j] = e->rank[((size_t)p * Hkv + k) * r->N + j] < e->cut[b];
         }
-        u->cell[u->n++] = i;
+        u->cell[u->n_curve++] = i;
     }
 }
 
@@ -91,18 +96,25 @@ static kvt_status engine_alloc(bench_engine *e, const bench_conf *c, kvt_err *er
     e->kept = calloc((size_t)r->n_cells * L->Hkv * r->N, 1);
     r->cell = calloc(r->n_cells, sizeof *r->cell);
     r->unit = calloc(r->n_units, sizeof *r->unit);
+    r->curve = calloc(r->n_curves, sizeof *r->curve);
+    e->budget = calloc(e->n_budgets, sizeof *e->budget);
     r->item_status = calloc(n_items, sizeof *r->item_status);
     r->item_err = calloc(n_items, sizeof *r->item_err);
     r->scratch = calloc(n_threads, sizeof *r->scratch);
     r->scratch_bytes = ((size_t)L->d + r->T) * KVT_TILE * sizeof(double) + 2 * (size_t)r->T * sizeof(uint32_t) + 64;
     r->scratch_bytes = (r->scratch_bytes + 63) & ~(size_t)63;
-    if (!L->k || !L->q || !L->lse || !L->win_rank || !e->cut || !e->rank || !e->kept || !r->cell || !r->unit
+    if (!L->k || !L->q || !L->lse || !L->win_rank || !e->cut || !e->rank || !e->kept || !r->cell || !r->unit || !r->curve || !e->budget
         || !r->item_status || !r->item_err || !r->scratch)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     for (uint32_t i = 0; i < n_threads; i++)
         ok &= (r->scratch[i] = malloc(r->scratch_bytes)) != NULL;
     for (uint32_t i = 0; i < r->n_cells; i++)
         ok &= (r->cell[i].n_held = calloc(L->Hkv, sizeof(uint32_t))) != NULL;
+    for (uint32_t i = 0; i < r->n_curves; i++) {
+        r->curve[i].id.n_point = e->n_budgets;
+        ok &= (r->unit[i].cell = calloc(e->n_budgets, sizeof *r->unit[i].cell)) != NULL;
+    }
+    KVT_TRY(kvt__curve_alloc(r, err));
     return ok ? KVT_OK : kvt_fail(err, KVT_ENOMEM, "out of memory");
 }
 
@@ -124,7 +136,8 @@ kvt_status bench_engine_new(bench_engine **out, const bench_conf *c, uint32_t n_
     r->src = &e->src, r->opts = &e->opts, r->kern = c->kern;
     r->N = c->n, r->G = c->steps, r->T = c->n + c->steps, r->n_blocks = (c->steps + KVT_TILE - 1) / KVT_TILE;
     r->n_cells = c->policies * n_budgets;
-    r->n_units = c->policies * ((n_budgets + KVT_UNIT_BUDGETS - 1) / KVT_UNIT_BUDGETS);
+    r->n_units = r->n_curves = c->policies;
+    r->n_heads_all = r->n_heads_most = c->heads;
     r->L.info = &e->layer;
     r->L.H = c->heads, r->L.Hkv = c->kv_heads, r->L.group = c->heads / c->kv_heads, r->L.d = r->L.d_v = c->d;
     KVT_TRY_GOTO(st, kvt_pool_new(&r->pool, c->threads, err));
@@ -139,23 +152,14 @@ done:
     return st;
 }
 
-void bench_engine_drop_mass(bench_engine *e)
-{
-    for (uint32_t i = 0; e->r.cell && i < e->r.n_cells; i++) {
-        free(e->r.cell[i].part);
-        e->r.cell[i].part = NULL;
-    }
-}
-
 void bench_engine_drop(bench_engine *e)
 {
     layer_run *L = &e->r.L;
 
-    bench_engine_drop_mass(e);
-    free(L->prompt_mass), free(L->ns_mass), free(L->defect), free(L->lse_redone), free(L->stage), free(L->one);
+    free(L->prompt_mass), free(L->ns_mass), free(L->defect), free(L->lse_redone);
     L->prompt_mass = L->ns_mass = L->defect = NULL;
     L->lse_redone = NULL;
-    L->stage = L->one = NULL;
+    L->n_staged = 0;
 }
 
 void bench_engine_free(bench_engine *e)
@@ -168,6 +172,10 @@ void bench_engine_free(bench_engine *e)
     bench_engine_drop(e);
     for (uint32_t i = 0; r->cell && i < r->n_cells; i++)
         free(r->cell[i].n_held);
+    for (uint32_t i = 0; r->unit && i < r->n_units; i++)
+        free(r->unit[i].cell);
+    kvt__curve_free(r);
+    free(r->stage), free(e->budget);
     for (uint32_t i = 0; r->scratch && i < kvt_pool_threads(r->pool); i++)
         free(r->scratch[i]);
     free(r->L.k), free(r->L.q), free(r->L.lse), free(r->L.win_rank), free(e->cut), free(e->rank), free(e->kept);
@@ -186,25 +194,35 @@ static void engine_only_rows(void *arg, uint32_t head, uint32_t thread)
 
 void bench_engine_only_rows(bench_engine *e)
 {
-    KVT_ASSERT(!e->r.L.stage);
+    KVT_ASSERT(!e->r.L.n_staged);
     kvt_pool_run(e->r.pool, e->r.L.H, engine_only_rows, &e->r);
 }
 
-double bench_engine_lost(const bench_engine *e, uint32_t policy, uint32_t budget, uint32_t head, uint32_t step)
-{
-    const double *part = e->r.cell[policy * e->n_budgets + budget].part + ((size_t)head * e->r.G + step) * N_PARTS;
-    return part[PART_SINK] + part[PART_SELECTION] + part[PART_LATE] + part[PART_NEW];
-}
-
-double bench_engine_lost_plain(const bench_engine *e, uint32_t policy, uint32_t budget, uint32_t head, uint32_t step)
+void bench_engine_plain(const bench_engine *e, uint32_t policy, uint32_t budget, uint32_t head, double *lost)
 {
     const run *r = &e->r;
-    const uint8_t *kept = r->cell[policy * e->n_budgets + budget].kept + (size_t)(head / r->L.group) * r->N;
-    const float *tile = kvt__tile(r, head, step / KVT_TILE, r->scratch[0]);
-    double lost = 0;
+    const uint8_t *kept = kvt__kept_of(r, &r->cell[policy * e->n_budgets + budget], head);
 
-    for (uint32_t j = 0; j < r->N; j++)
-        if (!kept[j])
-            lost += (double)tile[(size_t)j * KVT_TILE + step % KVT_TILE];
-    return lost;
+    for (uint32_t t = 0; t < r->G; t++) {
+        const float *tile = kvt__tile(r, head, t / KVT_TILE, r->scratch[0]);
+        lost[t] = 0;
+        for (uint32_t j = 0; j < r->N; j++)
+            if (!kept[j])
+                lost[t] += (double)tile[(size_t)j * KVT_TILE + t % KVT_TILE];
+    }
+}
+
+double bench_engine_error(const bench_engine *e, uint32_t policy, uint32_t budget, uint32_t head, const double *lost)
+{
+    const run *r = &e->r;
+    const uint32_t P = e->n_budgets, *q31 = r->curve[policy].q31 + (size_t)head * KVT_CURVE_METRICS * P + budget;
+    double mean = 0, max = 0, a, b;
+
+    for (uint32_t t = 0; t < r->G; t++) {
+        mean += lost[t] / r->G;
+        max = lost[t] > max ? lost[t] : max;
+    }
+    a = fabs(kvt_from_q31(q31[KVT_CURVE_MEAN * P]) - mean);
+    b = fabs(kvt_from_q31(q31[KVT_CURVE_MAX * P]) - max);
+    return a > b || isnan(a) ? a : b;
 }

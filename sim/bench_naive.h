@@ -29,7 +29,7 @@ kvt_status bench_naive_new(bench_naive **out, bench_engine *e, const bench_conf 
 void       bench_naive_free(bench_naive *w);
 /* A bench_fn: *s is form a, scaled to all heads, policies and budgets. */
 kvt_status bench_naive_once(void *arg, double *s, kvt_err *err);
-/* Largest difference to the losses of e. */
+/* Largest difference to the mean and maximum losses of e; NaN when out of memory. */
 double     bench_naive_error(const bench_naive *w);
 
 #endif

@@ -35,7 +35,20 @@ static kvt_status drop_fail(void *self, const kvt_cell *cell, const char *why, k
     return KVT_OK;
 }
 
-static const kvt_sink_ops drop_ops = { "dropped", drop_claim, drop_store, drop_fail, NULL, NULL };
+static kvt_status drop_curve_claim(void *self, const kvt_curve_id *id, int *todo, kvt_err *err)
+{
+    (void)self, (void)id, (void)err;
+    *todo = 1;
+    return KVT_OK;
+}
+
+static kvt_status drop_curve_store(void *self, const kvt_curve_id *id, const kvt_curve_row *row, size_t n_row, kvt_err *err)
+{
+    (void)self, (void)id, (void)row, (void)n_row, (void)err;
+    return KVT_OK;
+}
+
+static const kvt_sink_ops drop_ops = { "dropped", drop_claim, drop_store, drop_fail, drop_curve_claim, drop_curve_store };
 
 kvt_status bench_replay_sizes(bench_conf *c, uint32_t n, uint32_t steps, uint32_t policies, uint32_t budgets, kvt_err *err)
 {

@@ -38,7 +38,7 @@ static kvt_status bounds_counts(const run *r, int online, uint32_t **out, uint32
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     for (uint32_t i = 0; i < r->n_cells; i++) {
         const run_cell *c = &r->cell[i];
-        if (!c->measured || c->online != online)
+        if (!c->measured || c->online != online || (c->curve && !c->bound))
             continue;
         for (uint32_t k = 0; k < c->job.n_caches; k++)
             x[n++] = c->n_held[k];
@@ -116,7 +116,7 @@ static void bounds_split_oracle(run *r, uint32_t head, uint32_t t, const float *
         run_cell *c = &r->cell[i];
         double *part, lost = 0;
         uint32_t keep;
-        if (!c->bound || !c->measured)
+        if (!c->bound || !c->measured || c->curve)
             continue;
         keep = kvt__held(r, c, head);
         part = c->part + ((size_t)head * r->G + t) * N_PARTS;
@@ -258,7 +258,7 @@ kvt_status kvt__bounds(run *r, kvt_err *err)
     const size_t HG = (size_t)L->H * r->G;
 
     for (uint32_t i = 0; i < r->n_cells; i++)
-        if (r->cell[i].bound && r->cell[i].measured && !(r->cell[i].part = calloc(HG * N_PARTS, sizeof(double))))
+        if (r->cell[i].bound && r->cell[i].measured && !r->cell[i].curve && !(r->cell[i].part = calloc(HG * N_PARTS, sizeof(double))))
             return kvt_fail(err, KVT_ENOMEM, "out of memory");
     KVT_TRY(bounds_counts(r, 0, &L->b_prompt, &L->n_b_prompt, err));
     KVT_TRY(bounds_counts(r, 1, &L->b_all, &L->n_b_all, err));

@@ -24,7 +24,7 @@
 static const kvt_opt replay_opts[] = {
     { "policy", 'p', KVT_OPT_LIST, "SPEC[,SPEC...]", NULL, 0, 0, NULL, "policies, as id or id:param=value,...; default all. Baselines are always added" },
     KVT_PLUGIN_OPTS,
-    { "budget", 'b', KVT_OPT_LIST, "SHARE|Nt[,...]", "0.05,0.1,0.2,0.4,0.6,0.8", 0, 0, NULL, "shares of the prompt (0.2), or tokens per cache (128t)" },
+    { "budget", 'b', KVT_OPT_LIST, "SHARE|Nt[,...]", "0.05,0.1,0.2,0.4,0.6,0.8", 0, 0, NULL, "shares of the prompt (0.2), tokens per cache (128t); auto: also curves, over 32 budgets from 1 to 99 %; auto:N: over N" },
     { "output", 'o', KVT_OPT_TEXT, "FILE", NULL, 0, 0, NULL, "results database; an existing one is continued. Default: beside the trace, .db; kvtrace.db for several" },
     { "jobs", 'j', KVT_OPT_UINT, "N", NULL, 1, 256, NULL, "threads; default all cores. Results do not depend on it" },
     { "kept", 0, KVT_OPT_TEXT, "FILE", NULL, 0, 0, NULL, "also write the kept sets, one JSON object per line" },
@@ -46,7 +46,7 @@ typedef struct replay_job {
     uint32_t        n_config, n_asked;   /* n_asked: of these, what the user asked for     */
     kvt_budget     *budget;
     const char    **budget_text;
-    uint32_t        n_budget;
+    uint32_t        n_budget, n_curve;   /* n_curve: points of the curves, 0 = none       */
     kvt_source     *source;         /* [n operands], zeroed when it cannot be used     */
     uint32_t        n_bad;
     FILE           *kept;
@@ -161,6 +161,26 @@ static kvt_status replay_add_loaded(replay_job *job, kvt_err *err)
     return KVT_OK;
 }
 
+/* "auto" or "auto:N": curves. 0: it is a budget. */
+static int replay_parse_auto(replay_job *job, const char *text, kvt_status *st, kvt_err *err)
+{
+    char *end;
+    unsigned long n = KVT_CURVE_POINTS;
+
+    *st = KVT_OK;
+    if (strncmp(text, "auto", 4) != 0)
+        return 0;
+    if (text[4]) {
+        n = text[4] == ':' && text[5] >= '0' && text[5] <= '9' ? strtoul(text + 5, &end, 10) : 0;
+        if (n < 2 || n > KVT_CURVE_POINTS_MAX || *end) {
+            *st = kvt_fail(err, KVT_EARG, "budget %s: expected auto, or auto:N with 2 <= N <= %u", text, KVT_CURVE_POINTS_MAX);
+            return 1;
+        }
+    }
+    job->n_curve = (uint32_t)n;
+    return 1;
+}
+
 static kvt_status replay_parse(replay_job *job, kvt_err *err)
 {
     const kvt_rule rule = strcmp(kvt_arg_text(job->args, "budget-rule"), "reference") == 0 ? KVT_RULE_REFERENCE : KVT_RULE_SHARE;
@@ -182,6 +202,11 @@ static kvt_status replay_parse(replay_job *job, kvt_err *err)
     for (uint32_t i = 0; i < n; i++) {
         kvt_budget *b = &job->budget[job->n_budget];
         int seen = 0;
+        kvt_status st;
+        if (replay_parse_auto(job, kvt_arg_item(job->args, "budget", i), &st, err)) {
+            KVT_TRY(st);
+            continue;
+        }
         KVT_TRY(kvt_budget_parse(b, kvt_arg_item(job->args, "budget", i), rule, err));
         for (uint32_t k = 0; k < job->n_budget; k++)
             seen |= job->budget[k].in_tokens == b->in_tokens && job->budget[k].value == b->value;
@@ -246,6 +271,22 @@ static kvt_status replay_open_all(replay_job *job, int *exit_code, kvt_err *err)
     return KVT_OK;
 }
 
+/* Is the configuration defined at some point of the curves? */
+static int replay_has_point(const replay_job *job, const kvt_trace_info *info, const kvt_config *config)
+{
+    uint32_t kept[KVT_CURVE_POINTS_MAX];
+    const uint32_t n = job->n_curve ? kvt_curve_grid(info->n_prompt, job->n_curve, kept) : 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        char text[16];
+        kvt_budget b;
+        snprintf(text, sizeof text, "%ut", kept[i]);
+        if (kvt_budget_parse(&b, text, KVT_RULE_SHARE, NULL) == KVT_OK && kvt_plan_check(info, config, &b, NULL) == KVT_OK)
+            return 1;
+    }
+    return 0;
+}
+
 /* Name the combinations that cannot run. Nothing left of what was asked for: say why and
  * set the exit code. */
 static void replay_check_plan(const replay_job *job, int *exit_code)
@@ -255,6 +296,7 @@ static void replay_check_plan(const replay_job *job, int *exit_code)
 
     for (uint32_t i = 0; i < job->n_traces; i++)
         for (uint32_t c = 0; job->source[i].ops && c < job->n_config; c++) {
+            n_ok += c < job->n_asked && replay_has_point(job, job->source[i].info, job->config[c]);
             for (uint32_t b = 0; b < job->n_budget; b++) {
                 kvt_err why;
                 const kvt_status st = kvt_plan_check(job->source[i].info, job->config[c], &job->budget[b], &why);
@@ -386,6 +428,7 @@ static void replay_config_hash(const replay_job *job, char out[65])
         kvt_sha256_update(&s, job->config[i]->info.sha256, 64);
     for (uint32_t i = 0; i < job->n_budget; i++)
         kvt_sha256_update(&s, job->budget[i].info.label, strlen(job->budget[i].info.label) + 1);
+    kvt_sha256_update(&s, &job->n_curve, job->n_curve ? sizeof job->n_curve : 0);
     kvt_sha256_final(&s, digest);
     kvt_sha256_hex(digest, out);
 }
@@ -400,7 +443,7 @@ static kvt_status replay_traces(replay_job *job, kvt_store *store, const kvt_ker
 {
     const kvt_replay_opts opts = {
         .config = (const kvt_config *const *)job->config, .n_config = job->n_config,
-        .budget = job->budget, .n_budget = job->n_budget,
+        .budget = job->budget, .n_budget = job->n_budget, .n_curve = job->n_curve,
         .seed = kvt_arg_uint(job->args, "seed"),
         .n_threads = kvt_arg_given(job->args, "jobs") ? (uint32_t)kvt_arg_uint(job->args, "jobs") : 0,
         .kernels = kern, .output_error = kvt_arg_flag(job->args, "output-error"),

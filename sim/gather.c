@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const kvt_curve_metric[KVT_CURVE_METRICS] = { "lost_mean", "lost_q95", "lost_cvar95", "lost_max" };
-
 /* ------------------------------------------------------------------- series */
 
 /* lost and oracle of every measured cell, for one head. */
@@ -19,7 +17,7 @@ static void gather_series_head(void *arg, uint32_t head, uint32_t thread)
     (void)thread;
     for (uint32_t i = 0; i < r->n_cells; i++) {
         run_cell *c = &r->cell[i];
-        if (!c->measured)
+        if (!c->measured || c->curve)
             continue;
         memcpy(c->oracle_q31 + at, kvt__oracle_of(r, c, head), r->G * sizeof *c->oracle_q31);
         for (uint32_t t = 0; t < r->G; t++) {
@@ -332,7 +330,7 @@ static void gather_cell_item(void *arg, uint32_t item, uint32_t thread)
     run *r = arg;
 
     (void)thread;
-    r->item_status[item] = r->cell[item].measured ? gather_cell_layer(r, &r->cell[item], &r->item_err[item]) : KVT_OK;
+    r->item_status[item] = r->cell[item].measured && !r->cell[item].curve ? gather_cell_layer(r, &r->cell[item], &r->item_err[item]) : KVT_OK;
 }
 
 /* Scores on both sides of the cut of one cache, where every cache is cut by itself; the
@@ -365,7 +363,7 @@ static kvt_status gather_kept(run *r, kvt_err *err)
         const run_cell *c = &r->cell[i];
         kvt_kept_set set = { .config = c->config, .budget = c->budget, .seed = c->id.seed, .layer = r->L.layer, .step = -1,
                              .pos = pos, .last_kept = c->last_kept, .first_dropped = c->first_dropped };
-        if (c->bound || c->minimax)              /* not one set per cache */
+        if (c->bound || c->minimax || c->curve)  /* not one set per cache; nobody asks */
             continue;
         for (uint32_t k = 0; k < c->job.n_caches && st == KVT_OK; k++) {
             set.cache = k;
@@ -575,7 +573,7 @@ static kvt_status gather_store(run *r, run_cell *c, kvt_err *err)
 kvt_status kvt__store_cells(run *r, kvt_err *err)
 {
     for (uint32_t i = 0; i < r->n_cells; i++)
-        if (r->cell[i].measured)
+        if (r->cell[i].measured && !r->cell[i].curve)
             KVT_TRY(gather_store(r, &r->cell[i], err));
     return KVT_OK;
 }

@@ -128,8 +128,8 @@ typedef struct kvt_replay_opts {
     uint32_t                 n_threads;    /* 0 = cores                                */
     const kvt_kernels       *kernels;      /* NULL = the widest                        */
     int                      output_error; /* 1: every 8th step (needs V)              */
-    size_t                   stage_bytes;  /* rows of a layer are kept up to this size, else
-                                            * computed again (same bits); 0 = 48 MiB   */
+    size_t                   stage_bytes;  /* rows of a layer are kept up to this size, the rest
+                                            * computed again (same bits); 0 = kvt_stage_default() */
     kvt_kept_fn              kept;         /* NULL = not wanted                        */
     void                    *kept_user;
     uint32_t                 kept_every;   /* online: also every so many steps; 0 = only `steps` */
@@ -137,6 +137,9 @@ typedef struct kvt_replay_opts {
     void (*progress)(void *user, uint32_t layers_done, uint32_t n_layers);
     void                    *progress_user;
 } kvt_replay_opts;
+
+/* A quarter of the machine's memory, 2 GiB at most. */
+size_t kvt_stage_default(void);
 
 /* Can this configuration run at this budget? KVT_OK; ENEED: the trace lacks a dataset, which
  * is named with how to capture it; EARG: the policy is not defined at this budget, with

@@ -69,7 +69,7 @@ static kvt_status ladder_rows(const run *r, uint32_t head, uint32_t thread, kvt_
     const size_t n = (size_t)r->N * KVT_TILE;
 
     *rows = (kvt_minimax_rows){ .n = r->N, .n_rows = r->G, .sum = r->L.col + (size_t)head * r->T, .kern = r->kern };
-    if (r->L.stage) {
+    if (head < r->L.n_staged) {
         rows->tile = kvt__tile(r, head, 0, NULL);
         rows->block_stride = (size_t)r->T * KVT_TILE;
         return KVT_OK;

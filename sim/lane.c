@@ -527,7 +527,7 @@ static void lane_block(void *arg, uint32_t item, uint32_t thread)
     if (!r->cell[l->cell].online)
         return;
     for (uint32_t h = 0; h < l->n_heads; h++)
-        tiles[h] = r->L.stage ? kvt__tile(r, l->head0 + h, task->block, NULL) : r->L.one + (l->head0 + h) * stride;
+        tiles[h] = l->head0 + h < r->L.n_staged ? kvt__tile(r, l->head0 + h, task->block, NULL) : r->L.one + (l->head0 + h) * stride;
     for (uint32_t i = 0; i < n; i++)
         lane_step(r, l, t0 + i, tiles, i);
 }
@@ -570,7 +570,7 @@ kvt_status kvt__lanes(run *r, kvt_err *err)
         }
     }
     for (task.block = 0; task.block < r->n_blocks; task.block++) {
-        if (!L->stage)
+        if (L->n_staged < L->H)
             kvt_pool_run(r->pool, L->H, lane_rows, &task);
         kvt_pool_run(r->pool, L->n_lanes, lane_block, &task);
     }

@@ -6,15 +6,19 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #define KVT_Q31_ONE 2147483648.0
 
-/* llrint(x 2^31), clamped to [0, 2^31]. */
+/* x 2^31 to the nearest integer, halves to even, clamped to [0, 2^31]; NaN is 0. Adding
+ * 1.5 * 2^52 rounds and leaves the integer in the low bits, without a call of llrint(). */
 static inline uint32_t kvt_q31(double x)
 {
-    if (!(x > 0)) return 0;
-    if (x >= 1) return 0x80000000u;
-    return (uint32_t)llrint(x * KVT_Q31_ONE);
+    double y = (!(x > 0) ? 0 : x >= 1 ? 1 : x) * KVT_Q31_ONE + 0x1.8p+52;
+    uint64_t bits;
+
+    memcpy(&bits, &y, sizeof bits);
+    return (uint32_t)bits;
 }
 static inline double kvt_from_q31(uint32_t q) { return (double)q / KVT_Q31_ONE; }
 

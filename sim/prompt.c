@@ -244,14 +244,15 @@ void kvt__layer_free(run *r)
 
     kvt__lanes_free(r);
     free(L->k), free(L->q), free(L->lse), free(L->sink_share), free(L->v), free(L->o_norm), free(L->nu), free(L->col_sum);
-    free(L->q_prompt), free(L->win), free(L->win_rank), free(L->stage), free(L->one);
+    free(L->q_prompt), free(L->win), free(L->win_rank), free(L->one);
     free(L->col), free(L->prompt_mass), free(L->ns_mass), free(L->defect), free(L->lse_redone);
     free(L->b_prompt), free(L->b_all);
     free(L->oracle_prompt), free(L->oracle_all), free(L->fixed_prompt), free(L->fixed_all);
-    L->k = L->q = L->q_prompt = L->v = L->nu = L->col_sum = L->win = L->stage = L->one = NULL;
+    L->k = L->q = L->q_prompt = L->v = L->nu = L->col_sum = L->win = L->one = NULL;
     L->lse = L->sink_share = L->col = L->prompt_mass = L->ns_mass = L->defect = NULL;
     L->lse_redone = NULL;
     L->o_norm = NULL;
+    L->n_staged = 0;
     L->win_rank = L->b_prompt = L->b_all = NULL;
     L->oracle_prompt = L->oracle_all = L->fixed_prompt = L->fixed_all = NULL;
 }

@@ -18,12 +18,12 @@ static double replay_now_s(void)
 
 /* ------------------------------------------------------------------- plan */
 
-static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_budget *budget, uint64_t seed, kvt_err *err)
+/* A cell as it is planned; whether it is measured is not known yet. */
+static run_cell replay_cell(run *r, const kvt_config *config, const kvt_budget *budget, uint64_t seed, uint32_t *needs)
 {
     run_cell c = { .config = config, .budget = budget };
-    int todo = r->sink.ops != NULL;
-    uint32_t needs = 0;
 
+    *needs = 0;
     c.id.trace = r->info;
     c.id.trace_path = r->src->path;
     c.id.config = &config->info;
@@ -34,7 +34,7 @@ static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_bu
         if (r->info->layer[l].attn == KVT_ATTN_FULL) {
             kvt__job(config, budget, r->info, l, 0, &c.job);
             kvt__setup(config->policy, &c.job, &c.setup);
-            needs |= c.setup.needs;
+            *needs |= c.setup.needs;
             if (kvt__reads_window(config->policy, &c.job, &c.setup) && c.setup.window > c.window)
                 c.window = c.setup.window;
         }
@@ -44,16 +44,48 @@ static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_bu
     c.minimax = strcmp(config->policy->id, "oracle_minimax") == 0;
     c.bound = (config->policy->caps & KVT_POLICY_BOUND) != 0 && !c.minimax;
     c.full = strcmp(config->policy->id, "full") == 0;
+    c.held_min = UINT32_MAX;
+    return c;
+}
+
+static void replay_take(run *r, run_cell c, uint32_t needs)
+{
+    c.score_of = r->n_cells;
+    r->need |= needs;
+    r->cell[r->n_cells++] = c;
+}
+
+static kvt_status replay_add_cell(run *r, const kvt_config *config, const kvt_budget *budget, uint64_t seed, kvt_err *err)
+{
+    uint32_t needs;
+    run_cell c = replay_cell(r, config, budget, seed, &needs);
+    int todo = r->sink.ops != NULL;
+
     kvt_cell_key(&c.id);
     if (todo)
         KVT_TRY(r->sink.ops->claim(r->sink.self, &c.id, &todo, err));
     c.measured = todo;
-    if (!todo && (!r->opts->kept || c.bound || c.minimax))
-        return KVT_OK;                           /* a result is there, nobody wants the set */
-    c.score_of = r->n_cells;
-    c.held_min = UINT32_MAX;
-    r->need |= needs;
-    r->cell[r->n_cells++] = c;
+    if (todo || (r->opts->kept && !c.bound && !c.minimax))   /* or a result is there, and nobody wants the set */
+        replay_take(r, c, needs);
+    return KVT_OK;
+}
+
+/* Curves of a configuration. The full cache loses nothing at any budget; a minimax set is a
+ * search per budget and head. */
+static kvt_status replay_add_curve(run *r, const kvt_config *config, uint64_t seed, kvt_err *err)
+{
+    uint32_t point[KVT_CURVE_POINTS_MAX], n, needs;
+
+    if (strcmp(config->policy->id, "full") == 0 || strcmp(config->policy->id, "oracle_minimax") == 0)
+        return KVT_OK;
+    KVT_TRY(kvt__curve_new(r, config, seed, point, &n, err));
+    for (uint32_t i = 0; i < n; i++) {
+        run_cell c = replay_cell(r, config, &r->grid[point[i]], seed, &needs);
+        c.measured = c.curve = 1;
+        c.curve_at = r->n_curves - 1;
+        c.point = i;
+        replay_take(r, c, needs);
+    }
     return KVT_OK;
 }
 
@@ -67,27 +99,49 @@ static kvt_status replay_plan(run *r, kvt_err *err)
 {
     const kvt_replay_opts *o = r->opts;
     const uint32_t n_seeds = o->n_seeds ? o->n_seeds : 5;
-    size_t cap = 0;
+    size_t n_draws = 0;
 
     for (uint32_t i = 0; i < o->n_config; i++)
-        cap += (replay_draws(o->config[i]) ? n_seeds : 1) * (size_t)o->n_budget;
-    r->cell = calloc(cap ? cap : 1, sizeof *r->cell);
+        n_draws += replay_draws(o->config[i]) ? n_seeds : 1;
+    KVT_TRY(kvt__curve_grid(r, n_draws, err));
+    r->cell = calloc(n_draws * ((size_t)o->n_budget + r->n_grid) + 1, sizeof *r->cell);
     if (!r->cell)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
-    for (uint32_t i = 0; i < o->n_config; i++)
+    for (uint32_t i = 0; i < o->n_config; i++) {
+        const int random = replay_draws(o->config[i]);
         for (uint32_t b = 0; b < o->n_budget; b++) {
-            const int random = replay_draws(o->config[i]);
             if (kvt_plan_check(r->info, o->config[i], &o->budget[b], NULL) < 0)
                 continue;
             for (uint32_t s = 0; s < (random ? n_seeds : 1); s++)
                 KVT_TRY(replay_add_cell(r, o->config[i], &o->budget[b], random ? o->seed + s : 0, err));
         }
+        for (uint32_t s = 0; r->n_grid && s < (random ? n_seeds : 1); s++)
+            KVT_TRY(replay_add_curve(r, o->config[i], random ? o->seed + s : 0, err));
+    }
     return KVT_OK;
 }
 
-/* One-shot cells of one configuration and seed, up to 8 budgets each. */
+/* A cell takes its place in the unit, by ascending budget; points come so already. */
+static void replay_unit_add(const run *r, unit *u, uint32_t i)
+{
+    uint32_t at = u->n_named + u->n_curve;
+
+    if (r->cell[i].curve) {
+        u->cell[at] = i;
+        u->n_curve++;
+        return;
+    }
+    for (; at > 0 && (at > u->n_named || r->cell[u->cell[at - 1]].id.requested_tokens > r->cell[i].id.requested_tokens); at--)
+        u->cell[at] = u->cell[at - 1];
+    u->cell[at] = i;
+    u->n_named++;
+}
+
+/* One-shot cells of one configuration and seed, all budgets. */
 static kvt_status replay_units(run *r, kvt_err *err)
 {
+    const size_t most = (size_t)r->opts->n_budget + r->n_grid;
+
     r->unit = calloc(r->n_cells ? r->n_cells : 1, sizeof *r->unit);
     if (!r->unit)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
@@ -98,12 +152,15 @@ static kvt_status replay_units(run *r, kvt_err *err)
             continue;
         for (uint32_t k = 0; k < r->n_units && !u; k++) {
             const run_cell *first = &r->cell[r->unit[k].cell[0]];
-            if (first->config == c->config && first->id.seed == c->id.seed && r->unit[k].n < KVT_UNIT_BUDGETS)
+            if (first->config == c->config && first->id.seed == c->id.seed)
                 u = &r->unit[k];
         }
-        if (!u)
+        if (!u) {
             u = &r->unit[r->n_units++];
-        u->cell[u->n++] = i;
+            if (!(u->cell = malloc(most * sizeof *u->cell)))
+                return kvt_fail(err, KVT_ENOMEM, "out of memory");
+        }
+        replay_unit_add(r, u, i);
     }
     return KVT_OK;
 }
@@ -135,6 +192,7 @@ static kvt_status replay_alloc(run *r, kvt_err *err)
         r->n_heads_all += x->n_heads;
         r->n_kv_all += x->n_kv_heads;
         n_items = x->n_heads > n_items ? x->n_heads : n_items;
+        r->n_heads_most = x->n_heads > r->n_heads_most ? x->n_heads : r->n_heads_most;
         d_max = x->d_k > d_max ? x->d_k : d_max;
     }
     r->item_status = calloc(n_items, sizeof *r->item_status);
@@ -151,7 +209,7 @@ static kvt_status replay_alloc(run *r, kvt_err *err)
             return kvt_fail(err, KVT_ENOMEM, "%s: out of memory for %zu threads; use a smaller -j", r->src->path, n_threads);
     for (uint32_t i = 0; i < r->n_cells; i++) {
         run_cell *c = &r->cell[i];
-        if (!c->measured)
+        if (!c->measured || c->curve)
             continue;
         c->head = calloc(r->n_heads_all, sizeof *c->head);
         c->kvhead = calloc((size_t)r->n_kv_all * 2, sizeof *c->kvhead);
@@ -165,7 +223,7 @@ static kvt_status replay_alloc(run *r, kvt_err *err)
             return kvt_fail(err, KVT_ENOMEM, "%s: out of memory for the results of %u cells; use fewer policies or budgets",
                             r->src->path, r->n_cells);
     }
-    return KVT_OK;
+    return kvt__curve_alloc(r, err);
 }
 
 /* What a cell holds of one layer. */
@@ -198,6 +256,10 @@ static void replay_free(run *r)
     }
     for (uint32_t i = 0; r->scratch && r->pool && i < kvt_pool_threads(r->pool); i++)
         free(r->scratch[i]);
+    for (uint32_t i = 0; i < r->n_units; i++)
+        free(r->unit[i].cell);
+    kvt__curve_free(r);
+    free(r->stage);
     free(r->cell), free(r->unit), free(r->scratch), free(r->item_status), free(r->item_err), free(r->lse_redone_layers);
     kvt_pool_free(r->pool);
 }
@@ -217,6 +279,7 @@ static kvt_status replay_layer(run *r, uint32_t layer, uint32_t slot, kvt_err *e
     KVT_TRY(kvt__choose_sets(r, 1, err));
     KVT_TRY(kvt__mass(r, err));
     KVT_TRY(kvt__lanes(r, err));
+    KVT_TRY(kvt__curve_layer(r, err));
     kvt__series(r);
     KVT_TRY(kvt__violations(r, err));
     for (uint32_t h = 0; h < r->L.H; h++) {
@@ -250,7 +313,7 @@ static kvt_status replay_layers(run *r, kvt_err *err)
 static void replay_fail_cells(run *r, const char *why)
 {
     for (uint32_t i = 0; i < r->n_cells; i++)
-        if (r->cell[i].measured && r->sink.ops->fail(r->sink.self, &r->cell[i].id, why, NULL) < 0)
+        if (r->cell[i].measured && !r->cell[i].curve && r->sink.ops->fail(r->sink.self, &r->cell[i].id, why, NULL) < 0)
             return;
 }
 
@@ -282,6 +345,7 @@ kvt_status kvt_replay(kvt_source *src, const kvt_replay_opts *opts, kvt_sink sin
     for (uint32_t i = 0; i < r.n_cells; i++)
         r.cell[i].wall_s = (replay_now_s() - start_s) / r.n_cells;
     KVT_TRY_GOTO(st, kvt__store_cells(&r, &why));
+    KVT_TRY_GOTO(st, kvt__curve_store(&r, &why));
 done:
     if (st < 0) {
         if (r.sink.ops && r.cell)

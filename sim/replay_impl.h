@@ -9,11 +9,12 @@
  *   bounds.c    per head: column sums, per-step oracle, best fixed set
  *   ladder.c    per head: the fixed set for the worst step, with a bound
  *   mass.c      per head: evicted mass of every one-shot cell, split by kind of entry
+ *   curve.c     statistics of the cells that are points of a curve
  *   lane.c      online policies, step by step
  *   violation.c per head: runs above tau, causes, responsible entries
  *   gather.c    series -> rows of results; cells -> sink
  *
- * Tiles of a whole layer are kept when they fit STAGE_BYTES, else they are computed
+ * Tiles of as many heads of a layer as fit stage_bytes are kept, the others are computed
  * again where they are needed: the same bits. */
 #ifndef KVT_REPLAY_IMPL_H
 #define KVT_REPLAY_IMPL_H
@@ -24,8 +25,7 @@
 
 #define KVT_N_SINK       4u         /* positions that lost_ns leaves out               */
 #define KVT_OBSERVE      32u        /* last prompt rows that define "late bloomer"     */
-#define KVT_STAGE_BYTES  ((size_t)48 << 20)
-#define KVT_UNIT_BUDGETS 8u         /* budgets whose losses come out of one pass       */
+#define KVT_HUGE_PAGE    ((size_t)2 << 20)
 #define KVT_ERR_EVERY    8u         /* output error: every 8th step                    */
 #define KVT_SERIES_WORST 32u        /* heads of a cell whose series are stored         */
 #define KVT_DEFECT_REDO  2e-5       /* recompute the head's log-sum-exp                */
@@ -40,7 +40,8 @@ typedef struct run_cell {           /* one cell of this replay                  
     const kvt_budget *budget;
     int      measured;              /* 0: only its kept sets are wanted                */
     int      online, bound, full;   /* online: tokens leave while generating; bound: no set */
-    int      curve;                 /* a point of a curve: only statistics of its losses */
+    int      curve;                 /* a point of a curve: only statistics of its losses ... */
+    uint32_t curve_at, point;       /* ... of curve run.curve[curve_at]                */
     int      minimax;               /* a set of its own per query head: see ladder.c   */
     int      in_prompt;             /* a lane that acts in the prompt makes its set    */
     int      deferred;              /* its sets need all layers: see defer.c           */
@@ -91,9 +92,16 @@ typedef struct vio_list {           /* violations and their responsible entries 
 } vio_list;
 
 typedef struct unit {               /* one-shot cells of one configuration and seed    */
-    uint32_t n;
-    uint32_t cell[KVT_UNIT_BUDGETS];
+    uint32_t *cell;                 /* [n_named + n_curve] both by ascending budget    */
+    uint32_t  n_named, n_curve;
 } unit;
+
+typedef struct run_curve {          /* one configuration and seed at every point of a grid */
+    kvt_curve_id id;
+    uint32_t *kept;                 /* [n_point]                                       */
+    uint32_t *q31;                  /* [n_heads_all][KVT_CURVE_METRICS][n_point]       */
+    uint32_t *not_nested;           /* [n_heads_all]                                   */
+} run_curve;
 
 struct lane;
 
@@ -113,8 +121,8 @@ typedef struct layer_run {          /* the layer at hand                        
     float    *nu, *col_sum;         /* [H][N] or NULL                                  */
     float    *win;                  /* [H][window][N]                                  */
     uint32_t *win_rank;             /* [H][N] 0 = best by the mean of the last rows    */
-    float    *stage;                /* [H][n_blocks][T][16] or NULL                    */
-    float    *one;                  /* [H][T][16] when not staged                      */
+    uint32_t  n_staged;             /* heads whose tiles are in run.stage              */
+    float    *one;                  /* [H][T][16] when not all heads are staged        */
     /* bounds */
     double   *col;                  /* [H][T] column sums over decode rows, own entry left out */
     double   *prompt_mass, *ns_mass;/* [H][G] row mass on the prompt, off the sinks    */
@@ -140,10 +148,17 @@ typedef struct run {
     uint32_t  n_q;                  /* prompt queries in L.q: window, or all           */
     uint32_t  need;                 /* KVT_NEED_* of all cells                         */
     uint32_t  n_layers_full, n_heads_all, n_kv_all;
+    uint32_t  n_heads_most;         /* of one layer                                    */
+    float    *stage;                /* [n_stage][n_blocks][T][16], used again by every layer; or NULL */
+    uint32_t  n_stage;
     run_cell *cell;
     uint32_t  n_cells;
     unit     *unit;
     uint32_t  n_units;
+    kvt_budget *grid;               /* [n_grid] budgets of the curves                  */
+    uint32_t  n_grid;
+    run_curve *curve;
+    uint32_t  n_curves;
     double    defect_max;           /* of all layers so far                            */
     uint8_t  *lse_redone_layers;    /* [n_layers_full]                                 */
     layer_run L;
@@ -203,6 +218,18 @@ kvt_status kvt__mass(run *r, kvt_err *err);
  * `lost` (NaN when nothing is lost). */
 void       kvt__output_error(const double *o, const double *o_kept, uint32_t d_v, double kept_mass, double lost,
                              double *err, double *sep);
+/* curve.c: before the layers; for each layer; behind the layers */
+kvt_status kvt__curve_grid(run *r, size_t n_most, kvt_err *err);    /* room for so many curves */
+/* A curve of a configuration over those points at which it is defined; *n_point = 0: there
+ * is none, or the sink has it. point[n_grid]: their places on the grid. */
+kvt_status kvt__curve_new(run *r, const kvt_config *config, uint64_t seed, uint32_t *point, uint32_t *n_point, kvt_err *err);
+kvt_status kvt__curve_alloc(run *r, kvt_err *err);
+void       kvt__curve_not_nested(run *r, const run_cell *c, uint32_t head, uint32_t n);
+/* Statistics of lost[n][G] of the points cell[n], one query head. */
+kvt_status kvt__curve_losses(run *r, const uint32_t *cell, uint32_t n, uint32_t head, const uint32_t *lost, kvt_err *err);
+kvt_status kvt__curve_layer(run *r, kvt_err *err);       /* points that are online or bounds */
+kvt_status kvt__curve_store(run *r, kvt_err *err);
+void       kvt__curve_free(run *r);
 /* lane.c */
 kvt_status kvt__lanes_prompt(run *r, kvt_err *err);      /* make the lanes; events in the prompt */
 kvt_status kvt__lanes(run *r, kvt_err *err);             /* decode                         */

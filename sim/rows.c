@@ -4,11 +4,14 @@
  * a(p, j) = exp(z - lse) with the stored log-sum-exp. A row that misses 1 by more than
  * 2e-3 rejects the trace; by more than 2e-5: the head's log-sum-exp is recomputed from
  * the operands and noted. */
+#define _DEFAULT_SOURCE             /* madvise() */
 #include "replay_impl.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include "kvt_mul.h"
 
 static void rows_queries(const run *r, uint32_t head, uint32_t block, double *qt)
@@ -48,8 +51,8 @@ static void rows_compute(const run *r, uint32_t head, uint32_t block, float *til
 
 const float *kvt__tile(const run *r, uint32_t head, uint32_t block, float *scratch)
 {
-    if (r->L.stage)
-        return r->L.stage + ((size_t)head * r->n_blocks + block) * r->T * KVT_TILE;
+    if (head < r->L.n_staged)
+        return r->stage + ((size_t)head * r->n_blocks + block) * r->T * KVT_TILE;
     /* the queries go behind the tile */
     rows_compute(r, head, block, scratch, (double *)(void *)(scratch + (size_t)r->T * KVT_TILE));
     return scratch;
@@ -97,8 +100,8 @@ static double rows_sums(run *r, uint32_t head, float *scratch, uint32_t *bad_ste
         double sink[KVT_TILE] = { 0 }, prompt[KVT_TILE] = { 0 }, rest[KVT_TILE] = { 0 };
         const uint32_t n_sink = r->N < KVT_N_SINK ? r->N : KVT_N_SINK;
 
-        if (L->stage) {
-            tile = L->stage + ((size_t)head * r->n_blocks + b) * r->T * KVT_TILE;
+        if (head < L->n_staged) {
+            tile = r->stage + ((size_t)head * r->n_blocks + b) * r->T * KVT_TILE;
             rows_compute(r, head, b, tile, (double *)(void *)(scratch + (size_t)r->T * KVT_TILE));
         } else {
             kvt__tile(r, head, b, scratch);
@@ -152,10 +155,37 @@ static void rows_head(void *arg, uint32_t head, uint32_t thread)
     L->defect[head] = defect;
 }
 
+size_t kvt_stage_default(void)
+{
+    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    const size_t most = (size_t)2 << 30;
+    const size_t quarter = pages > 0 && page > 0 ? (size_t)pages / 4 * (size_t)page : most;
+
+    return quarter < most ? quarter : most;
+}
+
+/* How many heads of this layer have their tiles kept. The memory is taken once, for the
+ * layer with the most heads; without it tiles are computed again. */
+static void rows_stage(run *r)
+{
+    const size_t limit = r->opts->stage_bytes ? r->opts->stage_bytes : kvt_stage_default();
+    size_t bytes, head_bytes;
+
+    if (!kvt_mul(r->n_blocks, r->T, &head_bytes) || !kvt_mul(head_bytes, KVT_TILE * sizeof(float), &head_bytes))
+        return;
+    if (!r->stage && head_bytes <= limit) {
+        r->n_stage = limit / head_bytes < r->n_heads_most ? (uint32_t)(limit / head_bytes) : r->n_heads_most;
+        bytes = (r->n_stage * head_bytes + KVT_HUGE_PAGE - 1) / KVT_HUGE_PAGE * KVT_HUGE_PAGE;
+        r->stage = aligned_alloc(KVT_HUGE_PAGE, bytes);
+        if (r->stage)
+            (void)madvise(r->stage, bytes, MADV_HUGEPAGE);   /* only faster */
+    }
+    r->L.n_staged = !r->stage ? 0 : r->n_stage < r->L.H ? r->n_stage : r->L.H;
+}
+
 kvt_status kvt__rows_all(run *r, kvt_err *err)
 {
     layer_run *L = &r->L;
-    size_t bytes;
     int any_online = 0;
 
     L->prompt_mass = calloc((size_t)L->H * r->G, sizeof *L->prompt_mass);
@@ -164,12 +194,10 @@ kvt_status kvt__rows_all(run *r, kvt_err *err)
     L->lse_redone = calloc(L->H, 1);
     if (!L->prompt_mass || !L->ns_mass || !L->defect || !L->lse_redone)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
-    if (kvt_mul(L->H, r->n_blocks, &bytes) && kvt_mul(bytes, r->T, &bytes)
-        && kvt_mul(bytes, KVT_TILE * sizeof(float), &bytes) && bytes <= (r->opts->stage_bytes ? r->opts->stage_bytes : KVT_STAGE_BYTES))
-        L->stage = malloc(bytes);               /* NULL only means: compute again */
+    rows_stage(r);
     for (uint32_t i = 0; i < r->n_cells; i++)
         any_online |= r->cell[i].online;
-    if (!L->stage && any_online) {
+    if (L->n_staged < L->H && any_online) {
         L->one = malloc((size_t)L->H * ((size_t)r->T * KVT_TILE * sizeof(float) + (size_t)L->d * KVT_TILE * sizeof(double)));
         if (!L->one)
             return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for attention rows", r->src->path, L->layer);

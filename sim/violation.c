@@ -315,7 +315,7 @@ static uint32_t post_pick(const run_cell *c, uint32_t head)
 {
     uint32_t best = UINT32_MAX;
 
-    if (!c->measured || c->bound)                /* a bound picks another set at every step */
+    if (!c->measured || c->curve || c->bound)    /* a bound picks another set at every step */
         return best;
     for (uint32_t k = 0; k < c->vio[head].n; k++)
         if (c->vio[head].v[k].tau == 0 && (best == UINT32_MAX || c->vio[head].v[k].excess_area > c->vio[head].v[best].excess_area))
@@ -361,7 +361,7 @@ static void vio_head(void *arg, uint32_t head, uint32_t thread)
     kvt_status st = KVT_OK;
 
     for (uint32_t i = 0; i < r->n_cells && st == KVT_OK; i++)
-        if (r->cell[i].measured)
+        if (r->cell[i].measured && !r->cell[i].curve)
             st = vio_find(r, &r->cell[i], head);
     if (st == KVT_OK)
         st = post_head(r, head, thread);
@@ -373,7 +373,7 @@ kvt_status kvt__violations(run *r, kvt_err *err)
 {
     for (uint32_t i = 0; i < r->n_cells; i++) {
         run_cell *c = &r->cell[i];
-        if (c->measured && !(c->vio = calloc(r->L.H, sizeof *c->vio)))
+        if (c->measured && !c->curve && !(c->vio = calloc(r->L.H, sizeof *c->vio)))
             return kvt_fail(err, KVT_ENOMEM, "out of memory");
     }
     kvt_pool_run(r->pool, r->L.H, vio_head, r);

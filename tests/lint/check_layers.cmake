@@ -20,7 +20,7 @@ set(TABLE
   "result   | ^sim/kvt_result\\.h$                   | base traces | "
   "plugin   | ^sim/(plugin|policy_py|py_child)[a-z_]*\\.[ch]$ | base policies policy plugin | dlfcn errno fcntl poll pthread signal spawn stdatomic sys/.* time unistd"
   "bench    | ^sim/bench[a-z_]*\\.[ch]$              | base traces kernels policies policy sim result store bench | errno fcntl immintrin spawn sys/.* time unistd"
-  "sim      | ^sim/                                 | base traces kernels policies policy sim result | errno pthread unistd time signal"
+  "sim      | ^sim/                                 | base traces kernels policies policy sim result | errno pthread unistd time signal sys/mman"
   "store    | ^analysis/store/                      | base store result | errno fcntl sqlite3 unistd time signal sys/.*"
   "analysis | ^analysis/                            | base store result analysis | errno sqlite3 fcntl unistd time sys/.*"
   "capture  | ^capture/                             | base traces capture | errno pthread unistd fcntl time sys/.*")

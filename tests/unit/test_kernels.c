@@ -243,6 +243,38 @@ Test(kernels, class_mass_is_exact_in_any_order)
     }
 }
 
+/* The same sums from keys listed by class, an empty class and one of a single key among them. */
+Test(kernels, line_mass_gives_the_sums_of_class_mass)
+{
+    enum { N = 1001, CLASSES = 9, NONE = 3, SINGLE = 5 };
+    static float tile[N * LANES], exact[N * LANES];
+    static uint16_t cls[N], key[N];
+    uint32_t start[CLASSES + 1] = { 0 }, n = 0;
+    double want[CLASSES * LANES], got[CLASSES * LANES];
+
+    for (uint32_t i = 0; i < N * LANES; i++) tile[i] = (float)exp(-30.0 * fabs(normal()));
+    for (uint32_t j = 0; j < N; j++) {
+        cls[j] = (uint16_t)(next_u64() % CLASSES);
+        cls[j] = cls[j] == NONE || cls[j] == SINGLE ? 0 : cls[j];
+    }
+    cls[77] = SINGLE;
+    for (uint32_t c = 0; c < CLASSES; c++) {
+        for (uint32_t j = 0; j < N; j++)
+            if (cls[j] == c) key[n++] = (uint16_t)j;
+        start[c + 1] = n;
+    }
+    for (uint32_t i = 0; kvt_kernels_at(i) != NULL; i++) {
+        const kvt_kernels *t = kvt_kernels_at(i);
+        if (!t->usable()) continue;
+        for (uint32_t e = 0; e < CLASSES * LANES; e++) want[e] = got[e] = (double)e;
+        t->class_mass(tile, N, cls, want);
+        t->masses(tile, N, exact);
+        for (uint32_t e = 0; e < N * LANES; e++) cr_assert((double)exact[e] == kvt_mass(tile[e]), "%s", t->name);
+        t->line_mass(exact, key, start, CLASSES, got);
+        cr_assert(memcmp(got, want, sizeof got) == 0, "%s", t->name);
+    }
+}
+
 Test(kernels, exp_is_accurate)
 {
     long double worst = 0;
