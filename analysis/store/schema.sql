@@ -1,4 +1,4 @@
--- kvtrace results database, schema version 2 (PRAGMA user_version = 2).
+-- kvtrace results database, schema version 3 (PRAGMA user_version = 3).
 -- Needs SQLite >= 3.38 (STRICT, RETURNING).
 -- Loads on an empty file:  sqlite3 results.db < schema.sql
 -- Conventions: ids are <table>_id; names are lower snake case; fractions are 0..1, never percent; times are UTC ISO 8601 text;
@@ -431,6 +431,31 @@ CREATE TABLE minimax_cert(                    -- everything needed to re-check m
   FOREIGN KEY(cell_id, layer, head) REFERENCES ladder_head ON DELETE CASCADE
 ) STRICT;
 
+-- ------------------------------------------------------------------------------------------------ loss against budget
+CREATE TABLE curve_grid(                      -- the budgets of a curve
+  grid_id INTEGER PRIMARY KEY,
+  sha256  TEXT NOT NULL UNIQUE CHECK(length(sha256) = 64),
+  n_point INTEGER NOT NULL CHECK(n_point > 0),
+  kept    BLOB NOT NULL CHECK(length(kept) = 4 * n_point)     -- u32 little endian, tokens asked for per cache, strictly ascending
+) STRICT;
+
+CREATE TABLE result_curve(                    -- loss against budget: every budget of the grid, several metrics in one blob
+  curve_id       INTEGER PRIMARY KEY,
+  trace_id       INTEGER NOT NULL REFERENCES trace ON DELETE CASCADE,
+  config_id      INTEGER NOT NULL REFERENCES policy_config,
+  engine_version INTEGER NOT NULL,
+  metric_version INTEGER NOT NULL,
+  seed           INTEGER NOT NULL,
+  level          TEXT NOT NULL CHECK(level IN ('head', 'layer', 'model')),
+  layer          INTEGER NOT NULL CHECK(layer >= -1 AND (level = 'model') = (layer = -1)),
+  head           INTEGER NOT NULL CHECK(head >= -1 AND (level = 'head') = (head >= 0)),
+  metrics        TEXT NOT NULL CHECK(metrics <> '' AND metrics NOT GLOB '*[^a-z0-9_,]*'),   -- names separated by commas, order of the blob
+  grid_id        INTEGER NOT NULL REFERENCES curve_grid,
+  data           BLOB NOT NULL CHECK(length(data) % 4 = 0),   -- u32 little endian Q1.31, metric by metric, one value per grid point
+  n_not_nested   INTEGER NOT NULL CHECK(n_not_nested >= 0),
+  UNIQUE(trace_id, config_id, engine_version, metric_version, seed, level, layer, head)
+) STRICT;
+
 -- ------------------------------------------------------------------------------------------------ self-checks
 CREATE TABLE validity(                        -- one row per self-check; the report prints the rows that are not ok first
   validity_id INTEGER PRIMARY KEY,
@@ -581,11 +606,17 @@ CREATE VIEW v_check AS                        -- every row is a defect; CI fails
          JOIN trace t USING(trace_id)
     WHERE p.name <> 'full' AND pc.may_overshoot = 0 AND rc.held_mean > c.requested_tokens + 1
       AND NOT EXISTS (SELECT 1 FROM policy_param w WHERE w.config_id = c.config_id AND w.key = 'window' AND w.value_num >= t.n_prompt)
+  UNION ALL SELECT 'curve length differs from its grid', rc.curve_id FROM result_curve rc JOIN curve_grid g USING(grid_id)
+    WHERE length(rc.data) <> 4 * g.n_point * (1 + length(rc.metrics) - length(replace(rc.metrics, ',', '')))
+  UNION ALL SELECT 'curve whose heads are not complete', rc.curve_id FROM result_curve rc JOIN trace t USING(trace_id)
+    WHERE rc.level = 'model' AND (SELECT count(*) FROM result_curve h WHERE h.trace_id = rc.trace_id AND h.config_id = rc.config_id AND h.engine_version = rc.engine_version
+        AND h.metric_version = rc.metric_version AND h.seed = rc.seed AND h.level = 'head' AND h.grid_id = rc.grid_id AND h.metrics = rc.metrics)
+      <> (SELECT sum(n_q_head) FROM model_layer ml WHERE ml.model_id = t.model_id AND ml.attn_type = 'full')
   UNION ALL SELECT 'run left running', run_id FROM run WHERE status = 'running'
   UNION ALL SELECT 'undocumented column: ' || tl.name || '.' || ti.name, 0 FROM pragma_table_list tl JOIN pragma_table_info(tl.name) ti
     WHERE tl.schema = 'main' AND tl.type = 'table'
       AND tl.name IN ('result_cell', 'result_head', 'result_kvhead', 'result_layer', 'result_head_tau', 'result_series', 'violation', 'violation_token', 'ladder_head',
-                      'minimax_cert', 'validity')
+                      'minimax_cert', 'curve_grid', 'result_curve', 'validity')
       AND NOT EXISTS (SELECT 1 FROM column_doc cd WHERE cd.table_name = tl.name AND cd.column_name = ti.name)
   UNION ALL SELECT 'documented column does not exist: ' || cd.table_name || '.' || cd.column_name, 0 FROM column_doc cd
     WHERE NOT EXISTS (SELECT 1 FROM pragma_table_info(cd.table_name) ti WHERE ti.name = cd.column_name);
@@ -747,6 +778,23 @@ INSERT INTO column_doc(table_name, column_name, unit, lo, hi, description) VALUE
 ('minimax_cert','n_lambda','count',1,NULL,'number of weights = number of non-trivial steps'),
 ('minimax_cert','lambda','blob',NULL,NULL,'weights in the order of the steps, u32 little endian, sum exactly 2^31'),
 ('minimax_cert','best_set','blob',NULL,NULL,'positions of the best set found: LEB128 varint count, then the first position and the differences of ascending positions'),
+('curve_grid','grid_id','id',NULL,NULL,'surrogate key'),
+('curve_grid','sha256','hash',NULL,NULL,'of the kept blob'),
+('curve_grid','n_point','count',1,NULL,'number of budgets'),
+('curve_grid','kept','blob',NULL,NULL,'tokens asked for per cache at each point, u32 little endian, strictly ascending'),
+('result_curve','curve_id','id',NULL,NULL,'surrogate key'),
+('result_curve','trace_id','id',NULL,NULL,'trace'),
+('result_curve','config_id','id',NULL,NULL,'policy configuration'),
+('result_curve','engine_version','version',1,NULL,'replay semantics'),
+('result_curve','metric_version','version',1,NULL,'definitions'),
+('result_curve','seed','id',NULL,NULL,'seed of the replay'),
+('result_curve','level','enum',NULL,NULL,'head; layer and model: lost_mean is the mean over their heads, the other metrics are the largest of any head'),
+('result_curve','layer','index',-1,NULL,'layer; -1 for level model'),
+('result_curve','head','index',-1,NULL,'query head; -1 unless level head'),
+('result_curve','metrics','text',NULL,NULL,'statistics over decode steps in the blob, in its order, defined as in result_head: lost_mean, lost_q95, lost_cvar95, lost_max'),
+('result_curve','grid_id','id',NULL,NULL,'budgets'),
+('result_curve','data','blob',NULL,NULL,'Q1.31 values (share x 2^31), u32 little endian, metric by metric, one per grid point'),
+('result_curve','n_not_nested','count',0,NULL,'neighbouring grid points of which the smaller kept set is not inside the larger; layer and model: summed over heads'),
 ('validity','validity_id','id',NULL,NULL,'surrogate key'),
 ('validity','run_id','id',NULL,NULL,'run'),
 ('validity','cell_id','id',NULL,NULL,'cell; NULL = about the whole run'),
@@ -757,5 +805,5 @@ INSERT INTO column_doc(table_name, column_name, unit, lo, hi, description) VALUE
 ('validity','message','text',NULL,NULL,'one sentence for people');
 
 INSERT INTO tau(tau_id, tau, label) VALUES (1, 0.5, '50 %'), (2, 0.25, '25 %'), (3, 0.1, '10 %');
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 COMMIT;

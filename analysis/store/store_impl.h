@@ -7,7 +7,7 @@
 #include "kvt_store.h"
 
 #define KVT__APPLICATION_ID 0x4B565431   /* 'KVT1', in the file's header              */
-#define KVT__SCHEMA_VERSION 2            /* PRAGMA user_version                       */
+#define KVT__SCHEMA_VERSION 3            /* PRAGMA user_version                       */
 #define KVT__BUSY_MS        60000        /* a cell with many heads takes seconds      */
 
 /* Statements that are prepared once per store; their text is in store_rows.c. */
@@ -20,6 +20,7 @@ typedef enum kvt__stmt {
     KVT__DEL_HEAD, KVT__DEL_KVHEAD, KVT__DEL_LAYER, KVT__DEL_CELL, KVT__DEL_LADDER, KVT__DEL_CHECK,
     KVT__ADD_CELL, KVT__ADD_HEAD, KVT__ADD_KVHEAD, KVT__ADD_LAYER, KVT__ADD_TAU,
     KVT__ADD_SERIES, KVT__ADD_VIOLATION, KVT__ADD_TOKEN, KVT__ADD_LADDER, KVT__ADD_CERT, KVT__ADD_CHECK,
+    KVT__GRID_FIND, KVT__GRID_ADD, KVT__CURVE_FIND, KVT__DEL_CURVE, KVT__ADD_CURVE,
     KVT__N_STMT
 } kvt__stmt;
 
@@ -84,6 +85,7 @@ void       kvt__add_null(kvt__row *r);
 void       kvt__add_real(kvt__row *r, double x);             /* NaN becomes NULL */
 void       kvt__add_text(kvt__row *r, const char *x);        /* NULL stays NULL */
 void       kvt__add_printable(kvt__row *r, const char *x);   /* text from a trace */
+void       kvt__add_u32(kvt__row *r, const uint32_t *x, size_t n);  /* a blob, 4 n bytes, little endian */
 /* Run a statement that gives no row; or take the first column of its first row, 0 when
  * there is none (ids start at 1). `table` and the cell stand in the message. */
 kvt_status kvt__row_run(kvt_store *s, kvt__row *r, const kvt_cell *cell, const char *table, kvt_err *err);
@@ -91,6 +93,16 @@ kvt_status kvt__row_find(kvt_store *s, kvt__row *r, const kvt_cell *cell, const 
                          int64_t *id, kvt_err *err);
 kvt_status kvt__row_fail(kvt_store *s, const kvt__row *r, const kvt_cell *cell, const char *table, kvt_err *err);
 void       kvt__stmt_finalize(kvt_store *s);
+
+/* store_write.c ---------------------------------------------------------------- */
+
+/* Commit when rc is OK, else roll back. */
+kvt_status kvt__end_transaction(kvt_store *s, kvt_status rc, const char *doing, kvt_err *err);
+
+/* store_curve.c: curve_claim and curve_store of the sink ------------------------ */
+
+kvt_status kvt__curve_claim(void *self, const kvt_curve_id *id, int *todo, kvt_err *err);
+kvt_status kvt__curve_store(void *self, const kvt_curve_id *id, const kvt_curve_row *row, size_t n_row, kvt_err *err);
 
 /* store_refs.c ----------------------------------------------------------------- */
 

@@ -1,6 +1,7 @@
 /* store_migrate.c - an older results database becomes one of this version, forward only.
  *
  *   1 -> 2   tables ladder_head and minimax_cert, view v_ladder; v_check knows them
+ *   2 -> 3   tables curve_grid and result_curve; v_check knows them
  *
  * Tables are only added and views replaced, so the texts come from schema.sql, and rows
  * that are there keep their content and their content hash. */
@@ -11,11 +12,12 @@
 
 int kvt__is_newer(const char *name, int64_t version)
 {
-    static const char *const new_in_2[] = {"ladder_head", "minimax_cert", "v_ladder"};
+    static const struct { const char *name; int since; } later[] = {
+        {"ladder_head", 2}, {"minimax_cert", 2}, {"v_ladder", 2}, {"curve_grid", 3}, {"result_curve", 3}};
 
-    if (version < 2 && strcmp(name, "v_check") == 0) return 2;
-    for (size_t i = 0; version < 2 && i < sizeof new_in_2 / sizeof new_in_2[0]; i++)
-        if (strcmp(name, new_in_2[i]) == 0) return 1;
+    if (version < KVT__SCHEMA_VERSION && strcmp(name, "v_check") == 0) return 2;
+    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++)
+        if (version < later[i].since && strcmp(name, later[i].name) == 0) return 1;
     return 0;
 }
 

@@ -89,6 +89,19 @@ static const char *const stmt_sql[KVT__N_STMT] = {
         " minimax_stop, stability_gap) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     [KVT__ADD_CERT] = "INSERT INTO minimax_cert(cell_id, layer, head, bound_q31, n_lambda, lambda, best_set)"
                       " VALUES(?,?,?,?,?,?,?)",
+    [KVT__GRID_FIND] = "SELECT grid_id FROM curve_grid WHERE sha256 = ?1",
+    [KVT__GRID_ADD] = "INSERT INTO curve_grid(sha256, n_point, kept) VALUES(?1, ?2, ?3)",
+    /* A curve is stored whole, so the row of the model says that all of it is there. */
+    [KVT__CURVE_FIND] =
+        "SELECT curve_id FROM result_curve JOIN curve_grid g USING(grid_id) JOIN trace t USING(trace_id)"
+        " JOIN policy_config p USING(config_id) WHERE t.content_id = ?1 AND t.cluster_id = ?2 AND p.sha256 = ?3"
+        " AND engine_version = ?4 AND metric_version = ?5 AND seed = ?6 AND level = 'model' AND metrics = ?7"
+        " AND g.sha256 = ?8",
+    [KVT__DEL_CURVE] = "DELETE FROM result_curve WHERE trace_id = ?1 AND config_id = ?2 AND engine_version = ?3"
+                       " AND metric_version = ?4 AND seed = ?5",
+    [KVT__ADD_CURVE] =
+        "INSERT INTO result_curve(trace_id, config_id, engine_version, metric_version, seed, metrics, grid_id,"
+        " level, layer, head, data, n_not_nested) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     [KVT__ADD_CHECK] = "INSERT INTO validity(run_id, cell_id, check_name, status, value, lim, message)"
                        " VALUES(?,?,?,?,?,?,?)",
 };
@@ -147,6 +160,21 @@ void kvt__add_printable(kvt__row *r, const char *x)
     }
     if (shown) kvt__add_code(r, sqlite3_bind_text(r->st, ++r->col, kvt_printable_str(shown, size, x), -1, free));
     else kvt__add_code(r, SQLITE_NOMEM);
+}
+
+/* n integers, little endian whatever the machine. */
+void kvt__add_u32(kvt__row *r, const uint32_t *x, size_t n)
+{
+    uint8_t *data = malloc(4 * n + 1);
+
+    if (!r->st || !data) {
+        kvt__add_code(r, SQLITE_NOMEM);
+        free(data);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        for (size_t b = 0; b < 4; b++) data[4 * i + b] = (uint8_t)(x[i] >> (8 * b));
+    kvt__add_code(r, sqlite3_bind_blob64(r->st, ++r->col, data, 4 * (sqlite3_uint64)n, free));
 }
 
 /* What a message says about a failing statement. */

@@ -1,4 +1,5 @@
-/* store_write.c - the sink: claim a cell, store its result, or note why it failed.
+/* store_write.c - the sink: claim a cell, store its result, or note why it failed (curves:
+ * store_curve.c).
  *
  * One immediate transaction per call: a kill at any point leaves every cell either
  * complete and `done` or without a result. Storing a cell again replaces its rows. */
@@ -56,8 +57,7 @@ static kvt_status claim_inside(kvt_store *s, const kvt_cell *cell, int64_t *cell
     return kvt__row_find(s, &r, cell, "cell", cell_id, err);
 }
 
-/* Commit when rc is OK, else roll back. */
-static kvt_status end_transaction(kvt_store *s, kvt_status rc, const char *doing, kvt_err *err)
+kvt_status kvt__end_transaction(kvt_store *s, kvt_status rc, const char *doing, kvt_err *err)
 {
     if (rc == KVT_OK) return kvt__exec(s->db, "COMMIT", s->shown, doing, err);
     if (!sqlite3_get_autocommit(s->db)) sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
@@ -77,7 +77,7 @@ static kvt_status store_claim(void *self, const kvt_cell *cell, int *todo, kvt_e
     }
     if (state.foreign) KVT_TRY(kvt__reap(s, err));   /* its process may have died since we started */
     KVT_TRY(kvt__exec(s->db, "BEGIN IMMEDIATE", s->shown, "claiming a cell", err));
-    KVT_TRY(end_transaction(s, claim_inside(s, cell, &cell_id, err), "claiming a cell", err));
+    KVT_TRY(kvt__end_transaction(s, claim_inside(s, cell, &cell_id, err), "claiming a cell", err));
     *todo = cell_id != 0;
     return KVT_OK;
 }
@@ -228,19 +228,6 @@ static kvt_status add_tau(kvt_store *s, const kvt_cell *cell, int64_t cell_id, c
     return kvt__row_run(s, &r, cell, "result_head_tau", err);
 }
 
-/* n integers, little endian whatever the machine, as the next column. */
-static kvt_status add_u32(kvt_store *s, kvt__row *r, const uint32_t *x, uint32_t n, kvt_err *err)
-{
-    uint8_t *data = malloc(4 * (size_t)n + 1);
-
-    if (!data) return kvt_fail(err, KVT_ENOMEM, "%s: out of memory", s->shown);
-    for (uint32_t i = 0; i < n; i++)
-        for (int b = 0; b < 4; b++) data[4 * (size_t)i + (size_t)b] = (uint8_t)(x[i] >> (8 * b));
-    if (r->st) kvt__add_code(r, sqlite3_bind_blob64(r->st, ++r->col, data, 4 * (sqlite3_uint64)n, free));
-    else free(data);
-    return KVT_OK;
-}
-
 static kvt_status add_series(kvt_store *s, const kvt_cell *cell, int64_t cell_id, const kvt_series *x, kvt_err *err)
 {
     kvt__row r = kvt__row_begin(s, KVT__ADD_SERIES);
@@ -251,7 +238,7 @@ static kvt_status add_series(kvt_store *s, const kvt_cell *cell, int64_t cell_id
     kvt__add_text(&r, x->metric);
     kvt__add_int(&r, x->step0);
     kvt__add_int(&r, x->n);
-    KVT_TRY(add_u32(s, &r, x->q31, x->n, err));
+    kvt__add_u32(&r, x->q31, x->n);
     return kvt__row_run(s, &r, cell, "result_series", err);
 }
 
@@ -343,7 +330,7 @@ static kvt_status add_ladder(kvt_store *s, const kvt_cell *cell, int64_t cell_id
     kvt__add_int(&r, x->head);
     kvt__add_int(&r, x->bound_q31);
     kvt__add_int(&r, x->n_lambda);
-    KVT_TRY(add_u32(s, &r, x->lambda, x->n_lambda, err));
+    kvt__add_u32(&r, x->lambda, x->n_lambda);
     KVT_TRY(add_positions(s, &r, x->best_set, x->n_keep, err));
     return kvt__row_run(s, &r, cell, "minimax_cert", err);
 }
@@ -404,7 +391,7 @@ static kvt_status store_store(void *self, const kvt_cell *cell, const kvt_result
     if (rc == KVT_OK && state.cell_id == 0)
         rc = kvt_fail(err, KVT_EDB, "%s: a result came for a cell that was not claimed (key %s)", s->shown, cell->key_sha256);
     if (rc == KVT_OK) rc = store_inside(s, cell, state.cell_id, x, err);
-    return end_transaction(s, rc, "storing a cell", err);
+    return kvt__end_transaction(s, rc, "storing a cell", err);
 }
 
 static kvt_status store_fail(void *self, const kvt_cell *cell, const char *why, kvt_err *err)
@@ -419,6 +406,6 @@ static kvt_status store_fail(void *self, const kvt_cell *cell, const char *why, 
 
 kvt_sink kvt_store_sink(kvt_store *s)
 {
-    static const kvt_sink_ops ops = {"sqlite", store_claim, store_store, store_fail, NULL, NULL};
+    static const kvt_sink_ops ops = {"sqlite", store_claim, store_store, store_fail, kvt__curve_claim, kvt__curve_store};
     return (kvt_sink){&ops, s};
 }

@@ -53,6 +53,20 @@ static inline pid_t fork_child(void)
     return pid;
 }
 
+static inline int exit_status(pid_t pid)
+{
+    int status;
+    cr_assert(waitpid(pid, &status, 0) == pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+static inline void limit_file_size(rlim_t bytes)
+{
+    const struct rlimit limit = {bytes, RLIM_INFINITY};
+    signal(SIGXFSZ, SIG_IGN);
+    cr_assert(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+}
+
 static inline int exists(const char *path) { return access(path, F_OK) == 0; }
 
 static inline kvt_store *open_store(const char *path)
@@ -90,7 +104,7 @@ static inline sqlite3 *open_plain(const char *path)
 }
 
 /* All columns of all rows of a query, with '|' and newlines. Free with sqlite3_free. */
-static char *dump(sqlite3 *db, const char *sql)
+static inline char *dump(sqlite3 *db, const char *sql)
 {
     sqlite3_str *out = sqlite3_str_new(NULL);
     sqlite3_stmt *st = NULL;
@@ -124,7 +138,7 @@ static inline void expect_sound(sqlite3 *db)
 }
 
 /* Everything that is a result, by natural keys only. */
-static char *dump_results(sqlite3 *db)
+static inline char *dump_results(sqlite3 *db)
 {
     return dump(db,
         "SELECT key_sha256, status, result_sha256 FROM cell WHERE 1 UNION ALL "

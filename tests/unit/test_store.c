@@ -12,9 +12,9 @@ Test(store, an_empty_database_is_sound_and_one_file)
     sqlite3 *db = open_plain(db_path);
     expect_sound(db);
     expect_rows(db, "PRAGMA application_id", "1263948849\n");
-    expect_rows(db, "PRAGMA user_version", "2\n");
+    expect_rows(db, "PRAGMA user_version", "3\n");
     expect_rows(db, "PRAGMA journal_mode", "delete\n");
-    expect_rows(db, "SELECT version, length(sql_sha256) FROM schema_migration", "2|64\n");
+    expect_rows(db, "SELECT version, length(sql_sha256) FROM schema_migration", "3|64\n");
     expect_rows(db, "SELECT tau_id, tau FROM tau ORDER BY 1", "1|0.5\n2|0.25\n3|0.1\n");
     expect_rows(db, "SELECT status, exit_code, pid > 0, seed, n_thread, config_sha256, backend, finished_utc >= started_utc,"
                     " wall_s >= 0, cpu_s >= 0, peak_rss_bytes > 100000 FROM run", "done|0|1|7|2|cafe|cpu|1|1|1|1\n");

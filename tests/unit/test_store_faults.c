@@ -122,13 +122,6 @@ Test(store_faults, names_that_sqlite_treats_specially_are_files)
     cr_assert(exists(":memory:") && exists("file:x?mode=ro") && exists("-o.db"));
 }
 
-static int exit_status(pid_t pid)
-{
-    int status;
-    cr_assert(waitpid(pid, &status, 0) == pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
-
 /* Goal: read-only places. Method: root may write anywhere, so a child becomes nobody. */
 Test(store_faults, a_read_only_file_or_folder_is_named_and_readable)
 {
@@ -177,13 +170,6 @@ Test(store_faults, a_writable_file_in_a_read_only_folder_is_named)
 }
 
 /* ---------------------------------------------------------------- no space */
-
-static void limit_file_size(rlim_t bytes)
-{
-    const struct rlimit limit = {bytes, RLIM_INFINITY};
-    signal(SIGXFSZ, SIG_IGN);
-    cr_assert(setrlimit(RLIMIT_FSIZE, &limit) == 0);
-}
 
 Test(store_faults, no_space_at_creation_leaves_no_file)
 {

@@ -1,4 +1,4 @@
-/* The ladder of a minimax cell in the results database, and databases from before it was there. */
+/* The ladder of a minimax cell in the results database. */
 #include "store_fixture.h"
 
 TestSuite(store_ladder, .init = make_dir, .fini = remove_dir, .timeout = 120);
@@ -173,93 +173,5 @@ Test(store_ladder, v_check_reports_contradictions)
         sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
     }
     expect_sound(db);
-    sqlite3_close(db);
-}
-
-/* ---------------------------------------------------------------- an older database */
-
-/* tests/golden/results_v1.sql, then `extra`. */
-static void make_v1(const char *extra)
-{
-    static char text[1 << 18];
-    FILE *f = fopen(KVT_SOURCE_DIR "/tests/golden/results_v1.sql", "rb");
-    sqlite3 *db = NULL;
-    size_t n;
-
-    cr_assert(f && sqlite3_open(db_path, &db) == SQLITE_OK);
-    n = fread(text, 1, sizeof text - 1, f);
-    text[n] = 0;
-    cr_assert(feof(f) && n > 50000);
-    fclose(f);
-    cr_assert(sqlite3_exec(db, text, NULL, NULL, NULL) == SQLITE_OK, "%s", sqlite3_errmsg(db));
-    cr_assert(sqlite3_exec(db, extra, NULL, NULL, NULL) == SQLITE_OK, "%s", sqlite3_errmsg(db));
-    expect_rows(db, "PRAGMA user_version", "1\n");
-    sqlite3_close(db);
-}
-
-Test(store_ladder, an_older_database_is_brought_up_to_date_and_continued)
-{
-    char *before, *after;
-    kvt_store *s;
-    sqlite3 *db;
-
-    make_v1("CREATE TABLE note(x); CREATE VIEW my_view AS SELECT * FROM v_check");
-    db = open_plain(db_path);
-    before = dump_results(db);
-    cr_assert(strlen(before) > 1000);
-    sqlite3_close(db);
-    finish_store(open_store(db_path));
-    db = open_plain(db_path);
-    expect_sound(db);
-    expect_rows(db, "PRAGMA user_version", "2\n");
-    expect_rows(db, "SELECT version FROM schema_migration ORDER BY 1", "1\n2\n");
-    expect_rows(db, "SELECT (SELECT count(*) FROM v_ladder), (SELECT count(*) FROM note), (SELECT count(*) FROM my_view)", "0|0|0\n");
-    expect_rows(db, "SELECT count(*) FROM column_doc WHERE table_name = 'ladder_head'", "17\n");
-    after = dump_results(db);
-    cr_assert(strcmp(before, after) == 0);
-    sqlite3_free(before), sqlite3_free(after);
-    sqlite3_close(db);
-    s = open_store(db_path);                      /* it is one like any other now */
-    cr_assert(do_sweep(s, 2, 0) == 2 * CELLS_PER_TRACE);
-    finish_store(s);
-    db = database();
-    expect_sound(db);
-    expect_rows(db, "SELECT count(*) FROM v_ladder", "3\n");
-    sqlite3_close(db);
-}
-
-Test(store_ladder, an_older_database_is_read_as_it_is)
-{
-    struct stat before, after;
-    sqlite3 *db = NULL;
-    kvt_err err = {0};
-
-    make_v1("");
-    cr_assert(stat(db_path, &before) == 0);
-    cr_assert(kvt_store_open_read(&db, db_path, &err) == KVT_OK, "%s", err.text);
-    expect_rows(db, "SELECT count(*) FROM v_policy_summary", "2\n");
-    sqlite3_close(db);
-    cr_assert(stat(db_path, &after) == 0 && before.st_size == after.st_size && before.st_mtime == after.st_mtime);
-    db = open_plain(db_path);
-    expect_rows(db, "PRAGMA user_version", "1\n");
-    sqlite3_close(db);
-}
-
-Test(store_ladder, an_older_database_that_was_altered_is_refused)
-{
-    make_v1("ALTER TABLE result_head ADD COLUMN mood REAL");
-    expect_refusal(db_path, KVT_EFORMAT, "result_head");
-}
-
-Test(store_ladder, tables_of_the_user_are_not_overwritten)
-{
-    sqlite3 *db;
-
-    make_v1("CREATE TABLE ladder_head(mine); INSERT INTO ladder_head VALUES('precious')");
-    expect_refusal(db_path, KVT_EDB, "already exists");
-    db = open_plain(db_path);                     /* and nothing half done remains */
-    expect_rows(db, "SELECT mine FROM ladder_head", "precious\n");
-    expect_rows(db, "PRAGMA user_version", "1\n");
-    expect_rows(db, "SELECT count(*) FROM sqlite_master WHERE name = 'minimax_cert'", "0\n");
     sqlite3_close(db);
 }
