@@ -37,6 +37,10 @@ int  kvt__curve_shape(const kvt__curve *c);
 
 kvt_status kvt__overlay(kvt__report *r, const kvt__scope *s, kvt_err *err) KVT_NODISCARD;
 kvt_status kvt__ranking_table(kvt__report *r, const kvt__scope *s, kvt_err *err) KVT_NODISCARD;
-kvt_status kvt__multiples(kvt__report *r, const kvt__scope *s, kvt_err *err) KVT_NODISCARD;
+/* Small charts from curves of all budgets. *drawn: ids of the configurations that got one,
+ * the caller's to free; none without curves. */
+kvt_status kvt__budgets(kvt__report *r, const kvt__scope *s, int64_t **drawn, size_t *n_drawn, kvt_err *err) KVT_NODISCARD;
+/* Small charts of the named budgets for those that are not chosen and not in `drawn`. */
+kvt_status kvt__multiples(kvt__report *r, const kvt__scope *s, const int64_t *drawn, size_t n_drawn, kvt_err *err) KVT_NODISCARD;
 
 #endif

@@ -148,9 +148,15 @@ done:
 
 static kvt_status curves_body(kvt__report *r, const kvt__scope *s, kvt_err *err)
 {
+    int64_t *drawn = NULL;
+    size_t n_drawn = 0;
+    kvt_status st;
     KVT_TRY(kvt__overlay(r, s, err));
     KVT_TRY(kvt__ranking_table(r, s, err));
-    return kvt__multiples(r, s, err);
+    KVT_TRY(kvt__budgets(r, s, &drawn, &n_drawn, err));
+    st = kvt__multiples(r, s, drawn, n_drawn, err);
+    free(drawn);
+    return st;
 }
 
 kvt_status kvt__panel_curves(kvt__report *r, kvt_err *err)

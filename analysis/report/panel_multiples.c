@@ -1,5 +1,6 @@
-/* One small chart for each configuration that is not drawn with the chosen, in the order
- * of the ranking: mean and tail, over what the oracle loses and beside random_protect. */
+/* One small chart for each configuration that is not drawn with the chosen and has no curve
+ * of all budgets, in the order of the ranking: mean and tail, over what the oracle loses and
+ * beside random_protect. */
 #include "curves.h"
 
 #include <math.h>
@@ -83,7 +84,22 @@ static void multiples_finding(h_page *h, const kvt__curve *c, size_t n, const ba
                  "sinks and window protected.</p>\n", n_here, n_less, n_less == 1 ? "loses" : "lose", s->budget);
 }
 
-kvt_status kvt__multiples(kvt__report *r, const kvt__scope *s, kvt_err *err)
+/* Those with a chart of all budgets leave the list. */
+static size_t multiples_rest(kvt__curve *c, size_t n, const int64_t *drawn, size_t n_drawn, size_t *n_apart)
+{
+    size_t left = 0;
+    *n_apart = 0;
+    for (size_t i = 0; i < n; i++) {
+        int has = 0;
+        for (size_t k = 0; k < n_drawn; k++) has |= drawn[k] == c[i].entry->config_id;
+        if (has && c[i].drawn == KVT__DRAWN_APART) continue;
+        *n_apart += c[i].drawn == KVT__DRAWN_APART;
+        c[left++] = c[i];
+    }
+    return left;
+}
+
+kvt_status kvt__multiples(kvt__report *r, const kvt__scope *s, const int64_t *drawn, size_t n_drawn, kvt_err *err)
 {
     h_page *h = &r->page;
     kvt__figure fig = {0};
@@ -91,7 +107,7 @@ kvt_status kvt__multiples(kvt__report *r, const kvt__scope *s, kvt_err *err)
     background b;
     size_t n = 0, n_apart = 0;
     kvt_status st = kvt__curves_read(&fig, &c, &n, r, s, multiples_wants, err);
-    for (size_t i = 0; st == KVT_OK && i < n; i++) n_apart += c[i].drawn == KVT__DRAWN_APART;
+    if (st == KVT_OK) n = multiples_rest(c, n, drawn, n_drawn, &n_apart);
     if (!n_apart) goto done;
     b = (background){background_find(c, n, "oracle_step"), background_find(c, n, "random_protect")};
     kvt__figure_begin(r, &fig, s, "curves");

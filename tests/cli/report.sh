@@ -37,11 +37,13 @@ fake plain.db --layers 4 --steps 60 --prompt 180
 fake hostile.db --hostile --layers 2 --steps 40 --prompt 150
 fake redacted.db --redacted --layers 2 --steps 30 --prompt 120
 fake several.db --traces 2 --models 2 --layers 2 --steps 24 --prompt 80 --kv 2 --group 1
+fake curves.db --curves --layers 3 --steps 40 --prompt 150
+fake curves2.db --curves --hostile --traces 2 --models 2 --layers 2 --steps 24 --prompt 80 --kv 2 --group 1
 fake one_step.db --layers 1 --steps 1 --prompt 60 --kv 1 --group 1
 fake empty.db --empty
 
 # pages, each checked against its database
-for name in plain hostile redacted several one_step empty; do
+for name in plain hostile redacted several curves curves2 one_step empty; do
     "$KVTRACE" report $name.db -o out/$name.html >stdout 2>stderr || fail "report $name.db: $(cat stderr)"
     [ ! -s stderr ] || fail "report $name.db: on stderr: $(cat stderr)"
 done
@@ -49,6 +51,8 @@ check out/plain.html plain.db --figures 8 --apart 6 --max-bytes 1000000 --chosen
 check out/hostile.html hostile.db --hostile --figures 8
 check out/redacted.html redacted.db --figures 8
 check out/several.html several.db --figures 16
+check out/curves.html curves.db --figures 9 --max-bytes 1000000
+check out/curves2.html curves2.db --hostile --figures 18
 check out/one_step.html one_step.db
 check out/empty.html empty.db --empty
 
@@ -59,6 +63,18 @@ done
 cmp -s elements.plain elements.hostile || fail "hostile text adds elements: $(diff elements.plain elements.hostile)"
 grep -q '\\u{202E}' out/hostile.html || fail "the direction override is not shown as an escape"
 rm elements.*
+
+# curves: a line where sets nest, dots and the count where they do not; databases from before there were curves
+grep -q 'not nested: [1-9][0-9]* of [1-9]' out/curves.html || fail "a policy that does not nest is drawn as if it did"
+grep -q 'k of m.* pairs of neighbouring budgets' out/curves.html || fail "dots are not explained"
+for version in 1 2; do
+    "$python" - "$KVT_SOURCE_DIR/tests/golden/results_v$version.sql" old$version.db <<'END' || fail "results_v$version.sql"
+import sqlite3, sys
+sqlite3.connect(sys.argv[2]).executescript(open(sys.argv[1], encoding="utf-8").read())
+END
+    "$KVTRACE" report old$version.db -o out/old$version.html >stdout 2>stderr || fail "report of schema version $version: $(cat stderr)"
+    ! grep -q 'fig-budgets' out/old$version.html || fail "curves out of nothing"
+done
 
 # one n: no verdict beyond the document
 grep -q 'n.*=.*1.*cluster.*exploratory' out/plain.html || fail "one cluster is not called exploratory"

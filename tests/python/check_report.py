@@ -8,8 +8,8 @@ Well-formed and inert (elements and attributes of a closed list, no script, no s
 attribute, nothing fetched), the style hash is right, ids and links fit, every figure has
 a title, n, a data table and SQL, and the SQL gives exactly the table. Every configuration
 has a row in the ranking and is drawn once, with the chosen or in a small chart; only the
-chosen have a colour; the oracle stands behind every small chart. Prints what is wrong,
-one line each; exit 0 = nothing.
+chosen have a colour; the oracle stands behind every small chart; the points of curves are
+what the blobs hold. Prints what is wrong, one line each; exit 0 = nothing.
 """
 import argparse
 import base64
@@ -17,6 +17,7 @@ import hashlib
 import html.parser
 import re
 import sqlite3
+import struct
 
 VOID = {"meta", "link", "wbr", "br"}
 ELEMENTS = {
@@ -199,6 +200,35 @@ CONFIGS = ("SELECT DISTINCT config_id, policy_label, policy, role FROM v_policy_
 MOST_CHOSEN = 8
 
 
+def check_budgets(p, db, scope, suffix):
+    """The rows of the figure of all budgets against the blobs. Returns the configurations that have a curve."""
+    want = {}
+    if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'result_curve'").fetchone()[0]:
+        return want
+    for config, seed, n_prompt, n, kept, data in db.execute(
+            "SELECT config_id, seed, n_prompt, n_point, kept, data FROM result_curve JOIN curve_grid USING(grid_id) JOIN trace t USING(trace_id)"
+            " WHERE level = 'model' AND t.model_id = ? AND t.split = ? AND EXISTS (SELECT 1 FROM v_cell v WHERE v.config_id = result_curve.config_id"
+            " AND v.model_id = t.model_id AND v.split = t.split AND v.status = 'done')", scope):
+        words, kept = struct.unpack("<%dI" % (4 * n), data), struct.unpack("<%dI" % n, kept)
+        for i in range(n):
+            want.setdefault((config, n, i), []).append([kept[i] / n_prompt] + [words[m * n + i] / 2 ** 31 for m in range(4)])
+    figure = [f for f in p.figures if f["id"] == "fig-budgets" + suffix]
+    if len(figure) != (1 if want else 0):
+        p.wrong.append("%d figures of all budgets for %d points" % (len(figure), len(want)))
+    elif want:
+        rows, have = [r for r in db.execute(figure[0]["sql"]) if r[1] is None], {}
+        for r in rows:
+            have.setdefault((r[10], r[9]), []).append(r[2:7])
+        for (config, n, i), parts in want.items():
+            x = [sum(v) / len(parts) for v in zip(*parts)][:4] + [max(v[4] for v in parts)]
+            y = have.get((config, n), [])
+            if len(y) != n or max(abs(a - b) for a, b in zip(x, y[i])) > 6e-5:
+                p.wrong.append("point %d of the curve of configuration %d is %s, its blobs say %s" % (i, config, y[i:i + 1], x))
+        if len(rows) != len(want):
+            p.wrong.append("%d points of curves, the blobs have %d" % (len(rows), len(want)))
+    return {config for config, _, _ in want}
+
+
 def check_ranking(p, db, hostile):
     """Everybody in the ranking, everybody but the full cache drawn once. Returns the labels of the chosen, and how many are apart."""
     wrong, chosen, n_apart = p.wrong, [], 0
@@ -206,6 +236,7 @@ def check_ranking(p, db, hostile):
         suffix = "-%d" % (i + 1) if i else ""
         configs, lines = db.execute(CONFIGS, scope).fetchall(), []
         has_oracle = any(c[2] == "oracle_step" for c in configs)
+        curves = check_budgets(p, db, scope, suffix)
         for config, label, policy, role in configs:
             rank, drawn = "rank%s-%d" % (suffix, config), "drawn%s-%d" % (suffix, config)
             if rank not in p.ranked:
@@ -213,7 +244,7 @@ def check_ranking(p, db, hostile):
             elif not hostile and not p.ranked[rank].strip().startswith(label):
                 wrong.append("the row of %s says %r" % (label, p.ranked[rank]))
             figure, tag = p.drawn.get(drawn, (None, None))
-            expected = None if policy == "full" else "fig-overlay" if tag == "li" else "fig-curves"
+            expected = None if policy == "full" else "fig-overlay" if tag == "li" else "fig-budgets" if config in curves else "fig-curves"
             if (figure or "").removesuffix(suffix) != (expected or ""):
                 wrong.append("%s is drawn in %s" % (label, figure))
             if tag == "div" and role == "oracle":

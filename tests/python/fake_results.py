@@ -2,7 +2,7 @@
 """Make a plausible results database without replaying anything.
 
     fake_results.py SCHEMA.sql OUT.db [--layers 30] [--kv 3] [--group 3] [--prompt 560]
-        [--steps 128] [--traces 1] [--models 1] [--hostile] [--redacted] [--empty]
+        [--steps 128] [--traces 1] [--models 1] [--curves] [--hostile] [--redacted] [--empty]
 
 Numbers are a fixed function of their place; the schema's CHECKs hold. --hostile puts
 markup, control and direction characters and broken UTF-8 wherever text may stand.
@@ -147,9 +147,9 @@ class Fake:
         return [min(.97, level + .03 * noise("t", trace, layer, head, t) + sum(h * math.exp(-((t - at) / w) ** 2) for h, at, w in bursts))
                 for t in range(self.a.steps)]
 
-    def series(self, trace, config, budget, layer, head):
+    def series(self, trace, config, share, layer, head):
         """(lost, oracle) per step: a floor with a few bursts that differ by head."""
-        quality, share = POLICIES[config - 1][9], BUDGETS[budget - 1]
+        quality = POLICIES[config - 1][9]
         if quality > 1:
             return [0.0] * self.a.steps, [0.0] * self.a.steps
         lost, oracle = [], []
@@ -161,7 +161,7 @@ class Fake:
         return lost, oracle
 
     def fill_head(self, cell, trace, config, budget, layer, head, n_held):
-        lost, oracle = self.series(trace, config, budget, layer, head)
+        lost, oracle = self.series(trace, config, BUDGETS[budget - 1], layer, head)
         lo, n = sorted(lost), len(lost)
         ns = [min(1.0, 1.15 * x) for x in lost]
         fixed = [o + .35 * (x - o) for x, o in zip(lost, oracle)]
@@ -253,6 +253,36 @@ class Fake:
                     ns_cvar95_worst=max(cvar(sorted(r[2]), .05) for r in heads.values()), out_err_basis="none",
                     oracle_worst=max(max(r[1]) for r in heads.values()), regret_mean=.01, n_violation=n_violation, flags=0)
 
+    def fill_curve(self, trace, config):
+        """24 budgets in equal ratios, and the named ones between them."""
+        a, n_head = self.a, self.a.kv * self.a.group
+        if POLICIES[config - 1][3] not in ("prefill", "hindsight"):
+            return
+        kept = sorted({max(1, round(a.prompt * .01 * 99 ** (i / 23))) for i in range(24)} | {round(a.prompt * b) for b in BUDGETS})
+        blob = struct.pack("<%dI" % len(kept), *kept)
+        self.db.execute("INSERT OR IGNORE INTO curve_grid(sha256, n_point, kept) VALUES (?, ?, ?)", (hashlib.sha256(blob).hexdigest(), len(kept), blob))
+        grid = self.db.execute("SELECT grid_id FROM curve_grid WHERE kept = ?", (blob,)).fetchone()[0]
+        outside = 0 if POLICIES[config - 1][6] else 2
+
+        def insert(level, layer, head, points, n_not_nested):
+            words = [round(points[k][m] * 2 ** 31) for m in range(4) for k in range(len(kept))]
+            self.insert("result_curve", trace_id=trace, config_id=config, engine_version=1, metric_version=1, seed=1, level=level, layer=layer, head=head,
+                        metrics="lost_mean,lost_q95,lost_cvar95,lost_max", grid_id=grid, data=struct.pack("<%dI" % len(words), *words), n_not_nested=n_not_nested)
+
+        def join(rows):
+            return [[sum(r[k][0] for r in rows) / len(rows)] + [max(r[k][m] for r in rows) for m in (1, 2, 3)] for k in range(len(kept))]
+
+        every = []
+        for layer in range(a.layers):
+            rows = []
+            for head in range(n_head):
+                sorts = [sorted(self.series(trace, config, k / a.prompt, layer, head)[0]) for k in kept]
+                rows.append([[sum(x) / len(x), quantile(x, .95), cvar(x, .05), x[-1]] for x in sorts])
+                insert("head", layer, head, rows[-1], outside)
+            insert("layer", layer, -1, join(rows), outside * n_head)
+            every += rows
+        insert("model", -1, -1, join(every), outside * len(every))
+
     def fill_checks(self, cell):
         for name, status, value, lim, message in (
                 ("full_cache_floor", "ok", 0.0, 0.0, ""), ("oracle_dominates", "ok", 0.0, 5e-5, ""), ("budget_realised", "ok", 0.0, 1.0, "held 112, asked for 112"),
@@ -275,6 +305,8 @@ class Fake:
                     for config in range(1, len(POLICIES) + 1):
                         for budget in range(1, len(BUDGETS) + 1):
                             cell = self.fill_cell(trace, config, budget)
+                        if a.curves:
+                            self.fill_curve(trace, config)
             self.fill_checks(cell)
         self.db.commit()
         self.db.close()
@@ -286,7 +318,7 @@ def main():
     p.add_argument("out")
     for name, value in (("layers", 30), ("kv", 3), ("group", 3), ("prompt", 560), ("steps", 128), ("traces", 1), ("models", 1)):
         p.add_argument("--" + name, type=int, default=value)
-    for name in ("hostile", "redacted", "empty"):
+    for name in ("curves", "hostile", "redacted", "empty"):
         p.add_argument("--" + name, action="store_true")
     Fake(p.parse_args()).fill()
 
