@@ -12,6 +12,7 @@
 #include "family_defensive.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { P_SEMANTICS, P_WINDOW, P_KERNEL, P_RHO };
 const kvt_param_def kvt__defensive_params[] = {
@@ -53,8 +54,9 @@ void kvt__defensive_setup(const kvt_job *job, kvt_setup *out)
     const int paper = job->param[P_SEMANTICS] > 0;
 
     out->window = (uint32_t)job->param[P_WINDOW];
-    out->ws_bytes = 2 * KVT_WS_BYTES(job->n, float) + KVT_WS_BYTES(job->n, double)
+    out->ws_bytes = KVT_WS_BYTES((size_t)2 * job->n_caches * job->n, float) + 2 * KVT_WS_BYTES(job->n, float) + KVT_WS_BYTES(job->n, double)
                   + 2 * KVT_WS_BYTES(job->n, uint32_t);
+    out->base_planes = paper ? 1 : 2;
     out->nested = paper;                        /* stage 1 of the code reads the budget */
     if (job->n <= out->window || job->keep_cache >= job->n)
         return;                                 /* everything stays */
@@ -186,23 +188,26 @@ static uint32_t defensive_stage1(const kvt_job *job, const kvt_prompt *in, uint3
     return 0;
 }
 
-/* semantics=code: the first entries of every cache get the best score. */
-static void defensive_protect(const kvt_job *job, const kvt_prompt *in, float best, const defensive_scratch *s, float *score)
+/* semantics=code: places[c][j] = place of an entry among those that stage 1 protects where
+ * the budget lets it, infinity for the others. */
+static void defensive_places(const kvt_job *job, const kvt_prompt *in, const defensive_scratch *s, float *places)
 {
-    const double target = 0.9 - defensive_rho(job, in), limit = defensive_limit(job);
+    const double target = 0.9 - defensive_rho(job, in);
 
     for (uint32_t c = 0; c < job->n_caches; c++) {
-        uint32_t count = defensive_stage1(job, in, c, target, s);
-        count = count > limit ? kvt_trunc(limit) : count;
+        float *own = places + (size_t)c * job->n;
+        const uint32_t count = defensive_stage1(job, in, c, target, s);
+
+        for (uint32_t j = 0; j < job->n; j++)
+            own[j] = INFINITY;
         for (uint32_t i = 0; i < count; i++)
-            score[(size_t)c * job->n + s->order[i]] = best;
+            own[s->order[i]] = (float)i;
     }
 }
 
-void kvt__defensive_score(const kvt_job *job, const kvt_prompt *in, int over_tokens, kvt_ws *ws, kvt_choice *out)
+void kvt__defensive_base(const kvt_job *job, const kvt_prompt *in, int over_tokens, kvt_ws *ws, float *base)
 {
-    float *score = out->score, best = 0;
-    const uint32_t n = job->n, prefix = defensive_prefix(job);
+    const uint32_t n = job->n;
     const int paper = job->param[P_SEMANTICS] > 0;
     defensive_scratch s;
 
@@ -213,17 +218,48 @@ void kvt__defensive_score(const kvt_job *job, const kvt_prompt *in, int over_tok
     s.tmp = kvt_ws_take(ws, n, sizeof *s.tmp);
 
     for (uint32_t c = 0; c < job->n_caches; c++)
-        defensive_worst(job, in, c, !paper, &s, score + (size_t)c * n);
+        defensive_worst(job, in, c, !paper, &s, base + (size_t)c * n);
     if (paper) {
-        defensive_weigh_values(job, in, over_tokens, &s, score);
-        best = KVT_ALWAYS_KEEP;
+        defensive_weigh_values(job, in, over_tokens, &s, base);
     } else {
-        defensive_share_values(job, in, &s, score);
-        for (uint32_t c = 0; c < job->n_caches; c++)
-            for (uint32_t j = 0; j < prefix; j++)
-                best = score[(size_t)c * n + j] > best ? score[(size_t)c * n + j] : best;
-        defensive_protect(job, in, best, &s, score);
+        defensive_share_values(job, in, &s, base);
+        defensive_places(job, in, &s, base + (size_t)job->n_caches * n);
     }
+}
+
+/* semantics=code: the entries that stage 1 protects get the best score of the layer. */
+static float defensive_protect(const kvt_job *job, const float *places, float *score)
+{
+    const uint32_t n = job->n, prefix = defensive_prefix(job);
+    const double limit = defensive_limit(job);
+    float best = 0;
+
+    for (uint32_t c = 0; c < job->n_caches; c++)
+        for (uint32_t j = 0; j < prefix; j++)
+            best = score[(size_t)c * n + j] > best ? score[(size_t)c * n + j] : best;
+    for (uint32_t c = 0; c < job->n_caches; c++)
+        for (uint32_t j = 0; j < prefix; j++)
+            if ((double)places[(size_t)c * n + j] < (double)kvt_trunc(limit))
+                score[(size_t)c * n + j] = best;
+    return best;
+}
+
+void kvt__defensive_score(const kvt_job *job, const kvt_prompt *in, int over_tokens, kvt_ws *ws, kvt_choice *out)
+{
+    const uint32_t n = job->n, prefix = defensive_prefix(job);
+    const int paper = job->param[P_SEMANTICS] > 0;
+    const float *base = in->base;
+    float *score = out->score, best = KVT_ALWAYS_KEEP;
+
+    if (!base) {
+        float *own = kvt_ws_take(ws, (size_t)(paper ? 1 : 2) * job->n_caches * n, sizeof *own);
+        kvt__defensive_base(job, in, over_tokens, ws, own);
+        base = own;
+    }
+    for (uint32_t c = 0; c < job->n_caches; c++)
+        memcpy(score + (size_t)c * n, base + (size_t)c * n, prefix * sizeof *score);
+    if (!paper)
+        best = defensive_protect(job, base + (size_t)job->n_caches * n, score);
     for (uint32_t c = 0; c < job->n_caches; c++)
         for (uint32_t j = prefix; j < n; j++)
             score[(size_t)c * n + j] = best;

@@ -2,6 +2,7 @@
 #include "family_snap.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { SNAP_BETA = 20 };            /* steepness of the pyramid, in all its codes     */
 
@@ -23,6 +24,12 @@ int snap_trivial(const kvt_job *job, uint32_t window)
     return job->n <= window || job->keep_cache >= job->n;
 }
 
+void snap_base(const kvt_job *job, const kvt_prompt *in, kvt_votes how, kvt_ws *ws, float *base)
+{
+    for (uint32_t c = 0; c < job->n_caches; c++)
+        kvt_vote(job, in, &how, c, ws, base + (size_t)c * job->n);
+}
+
 float snap_prefix(const kvt_job *job, const kvt_prompt *in, const kvt_votes *how, kvt_ws *ws, float *score)
 {
     const uint32_t prefix = job->n - how->window;
@@ -31,7 +38,10 @@ float snap_prefix(const kvt_job *job, const kvt_prompt *in, const kvt_votes *how
     for (uint32_t c = 0; c < job->n_caches; c++) {
         float *own = score + (size_t)c * job->n;
 
-        kvt_vote(job, in, how, c, ws, own);
+        if (in->base)
+            memcpy(own, in->base + (size_t)c * job->n, prefix * sizeof *own);
+        else
+            kvt_vote(job, in, how, c, ws, own);
         for (uint32_t j = 0; j < prefix; j++)
             best = own[j] > best ? own[j] : best;
     }

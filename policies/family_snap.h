@@ -31,7 +31,10 @@ size_t snap_bytes(const kvt_job *job);
  * or a budget that covers it. */
 int snap_trivial(const kvt_job *job, uint32_t window);
 
-/* score[c * n + j] of every cache, j before the window; returns the best of them all. */
+/* base() of all these policies: the votes, one plane. */
+void  snap_base(const kvt_job *job, const kvt_prompt *in, kvt_votes how, kvt_ws *ws, float *base);
+/* score[c * n + j] of every cache, j before the window, from in->base where it is there;
+ * returns the best of them all. */
 float snap_prefix(const kvt_job *job, const kvt_prompt *in, const kvt_votes *how, kvt_ws *ws, float *score);
 void  snap_fill_window(const kvt_job *job, uint32_t window, float value, float *score);
 /* Both, the window as padded by dkv (above = 0) or kvpress (above = 1). */

@@ -34,7 +34,7 @@
 extern "C" {
 #endif
 
-#define KVT_POLICY_ABI  1u          /* changes with any struct or meaning below       */
+#define KVT_POLICY_ABI  2u          /* changes with any struct or meaning below       */
 #define KVT_ALWAYS_KEEP 1e30f       /* the score or worth of a protected token        */
 #define KVT_PARAMS_MAX  16u
 #define KVT_STATS       4u          /* numbers a layer may hand to allot()            */
@@ -115,6 +115,7 @@ typedef struct kvt_setup {          /* preset from the descriptor and the budget
     kvt_first first;                /* preset STAYS                                   */
     int      nested;                /* 1 = score() reads no budget and writes no count: */
                                     /* a smaller budget keeps a subset                */
+    uint32_t base_planes;           /* of base(); preset 0: it is not called          */
     int      keep_all;              /* preset -1: the engine keeps everything itself when */
                                     /* the budget covers the prompt, or the prompt is not */
                                     /* longer than the window. 0, 1: the policy decides */
@@ -172,6 +173,8 @@ typedef struct kvt_prompt {         /* one layer; a pointer is NULL unless neede
     const float *val;               /* KV head g: val + g * val_stride, [n][value_dim] */
     size_t       key_stride, val_stride;
     const kvt_rope *rope;           /* NULL also where the layer does not rotate      */
+    const float *base;              /* [base_planes][n_caches][n] what base() made of this layer; */
+                                    /* NULL: score() makes it itself                  */
 } kvt_prompt;
 
 /* Row r of the last `window` prompt queries of a query head (r = window - 1 is the last
@@ -186,7 +189,7 @@ typedef struct kvt_choice {         /* what score() fills for one layer         
     float    *score;                /* [n_caches][n]: write all of it                 */
     uint32_t *keep;                 /* [n_caches] preset keep_cache; for rank_over CACHE */
     uint64_t *keep_layer;           /* preset job->keep_layer; for rank_over LAYER    */
-    double   *stat;                 /* [KVT_STATS] preset 0; for allot()              */
+    double   *stat;                 /* [KVT_STATS] preset 0, with in->base what base() wrote; for allot() */
 } kvt_choice;
 
 typedef struct kvt_layers {         /* the layers scored so far, 0 .. n_done-1        */
@@ -253,6 +256,10 @@ typedef struct kvt_policy {
 
     /* Adapt *out to this run: parameters, budget, scratch size. */
     void (*setup)(const kvt_job *job, kvt_setup *out);
+    /* One-shot, one layer, optional: the part of score() that reads no budget and no seed,
+     * base[base_planes][n_caches][n]. It is made once for all budgets; job is that of any
+     * of them. Not called for policies from files. */
+    void (*base)(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *base, double *stat);
     /* One-shot, one layer: score every token of every cache, and optionally say how many
      * each keeps. A count above n means all. */
     void (*score)(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out);

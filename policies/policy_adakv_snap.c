@@ -28,6 +28,7 @@ static const kvt_param_alt adakv_snap_alts[] = {
 static void adakv_snap_setup(const kvt_job *job, kvt_setup *out)
 {
     out->window = (uint32_t)job->param[P_WINDOW];
+    out->base_planes = 1;
     out->ws_bytes = snap_bytes(job);
     if (job->param[P_IMPL] == ADA) {            /* even C = n may lose a token per head */
         out->overshoots = out->uneven = 1;
@@ -71,10 +72,23 @@ static void adakv_snap_efficient(const kvt_job *job, const kvt_prompt *in, const
     snap_fill_window(job, how->window, sure > 0 ? KVT_ALWAYS_KEEP : best, out->score);
 }
 
+static kvt_votes adakv_snap_votes(const kvt_job *job)
+{
+    const double *p = job->param;
+
+    return snap_votes(p[P_WINDOW], p[P_KERNEL], p[P_POOLING], p[P_GQA], p[P_IMPL] == ADA);
+}
+
+static void adakv_snap_base(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *base, double *stat)
+{
+    (void)stat;
+    snap_base(job, in, adakv_snap_votes(job), ws, base);
+}
+
 static void adakv_snap_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
 {
     const double *p = job->param;
-    const kvt_votes how = snap_votes(p[P_WINDOW], p[P_KERNEL], p[P_POOLING], p[P_GQA], p[P_IMPL] == ADA);
+    const kvt_votes how = adakv_snap_votes(job);
 
     if (p[P_IMPL] == ADA)
         snap_adaptive(job, in, &how, job->keep_cache - how.window, p[P_ALPHA], ws, out);
@@ -90,5 +104,5 @@ const kvt_policy kvt_policy_adakv_snap = {
     .id = "adakv_snap", .title = "Ada-KV over SnapKV", .cite = "arXiv:2407.11550",
     .note = "The paper shares a layer's budget exactly; impl=ada rounds the counts of the heads, so the sum can differ by a few tokens, and "
             "a budget equal to the prompt can lose one per head. alpha is 0.5 in that code's configuration, 0.2 in its evaluation.",
-    .params = adakv_snap_params, .alts = adakv_snap_alts, .setup = adakv_snap_setup, .score = adakv_snap_score,
+    .params = adakv_snap_params, .alts = adakv_snap_alts, .setup = adakv_snap_setup, .base = adakv_snap_base, .score = adakv_snap_score,
 };

@@ -54,6 +54,7 @@ static void cake_setup(const kvt_job *job, kvt_setup *out)
     const size_t in_worth = 3 * KVT_WS_BYTES(slots, float) + 3 * KVT_WS_BYTES(slots, uint32_t);
 
     out->window = window;
+    out->base_planes = 1;
     out->ws_bytes = in_score > in_worth ? in_score : in_worth;
     out->keep_all = cake_keeps_all(job);
     out->uneven = 1;
@@ -106,7 +107,8 @@ static void cake_head(const kvt_job *job, const kvt_prompt *in, uint32_t head, d
     }
 }
 
-static void cake_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
+/* Scores of a layer and its preference: no part of them reads the budget. */
+static void cake_base(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *base, double *stat)
 {
     const uint32_t n = job->n, prefix = n - cake_window(job), group = kvt_group(job);
     double *sum = kvt_ws_take(ws, n, sizeof *sum), *squares = kvt_ws_take(ws, n, sizeof *squares);
@@ -114,7 +116,7 @@ static void cake_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt
     float *e = kvt_ws_take(ws, n, sizeof *e), *pooled = kvt_ws_take(ws, n, sizeof *pooled);
 
     for (uint32_t c = 0; c < job->n_caches; c++) {
-        float *score = out->score + (size_t)c * n;
+        float *score = base + (size_t)c * n;
 
         memset(merged, 0, prefix * sizeof *merged);
         for (uint32_t i = 0; i < group; i++) {
@@ -125,11 +127,20 @@ static void cake_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt
         }
         for (uint32_t j = 0; j < n; j++)
             score[j] = j < prefix ? (float)(merged[j] / group) : KVT_ALWAYS_KEEP;
-        out->keep[c] = n;                       /* allot() decides */
     }
     /* rows that look at the window alone have a preference of 0 */
-    out->stat[STAT_PREFERENCE] = log(fmax(entropy, 0)) / cake_tau(job, P_TAU1, 1.6)
-                               + log(variance) / cake_tau(job, P_TAU2, 0.6);
+    stat[STAT_PREFERENCE] = log(fmax(entropy, 0)) / cake_tau(job, P_TAU1, 1.6)
+                          + log(variance) / cake_tau(job, P_TAU2, 0.6);
+}
+
+static void cake_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
+{
+    if (in->base)
+        memcpy(out->score, in->base, (size_t)job->n_caches * job->n * sizeof *out->score);
+    else
+        cake_base(job, in, ws, out->score, out->stat);
+    for (uint32_t c = 0; c < job->n_caches; c++)
+        out->keep[c] = job->n;                  /* allot() decides */
 }
 
 /* Evenly over the layers below cap; the first ones take the remainder. */
@@ -322,6 +333,6 @@ const kvt_policy kvt_policy_cake = {
             "mean + gamma variance of the rows since the window's first (mean of the cache's query heads), pooled in text "
             "order; the paper leaves open which rows those are.",
     .params = cake_params, .slot_cols = CAKE_COLS,
-    .setup = cake_setup, .score = cake_score, .allot = cake_allot,
+    .setup = cake_setup, .base = cake_base, .score = cake_score, .allot = cake_allot,
     .begin = cake_begin, .observe = cake_observe, .worth = cake_worth,
 };

@@ -24,6 +24,7 @@ static const kvt_param_alt chunkkv_alts[] = { { "window", "scorer=dkv", 32 }, { 
 static void chunkkv_setup(const kvt_job *job, kvt_setup *out)
 {
     out->window = (uint32_t)job->param[P_WINDOW];
+    out->base_planes = 1;
     out->ws_bytes = snap_bytes(job) + KVT_WS_BYTES(job->n, float) + KVT_WS_BYTES(job->n, uint8_t);
     out->overshoots = 1;
     if (!snap_trivial(job, out->window) && job->keep_cache < out->window)
@@ -52,10 +53,23 @@ static uint64_t chunkkv_count(const kvt_job *job, uint32_t n_chunks)
     return count > 0 ? count : 1;
 }
 
+static kvt_votes chunkkv_votes(const kvt_job *job)
+{
+    const double *p = job->param;
+
+    return snap_votes(p[P_WINDOW], p[P_KERNEL], 0, 0, 0);
+}
+
+static void chunkkv_base(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *base, double *stat)
+{
+    (void)stat;
+    snap_base(job, in, chunkkv_votes(job), ws, base);
+}
+
 static void chunkkv_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
 {
     const double *p = job->param;
-    const kvt_votes how = snap_votes(p[P_WINDOW], p[P_KERNEL], 0, 0, 0);
+    const kvt_votes how = chunkkv_votes(job);
     const uint32_t n = job->n, length = (uint32_t)p[P_CHUNK], n_chunks = n / length + (n % length > 0);
     float *mean = kvt_ws_take(ws, n, sizeof *mean);
     uint8_t *stays = kvt_ws_take(ws, n, sizeof *stays);
@@ -85,5 +99,5 @@ const kvt_policy kvt_policy_chunkkv = {
     .abi = KVT_POLICY_ABI, .caps = KVT_POLICY_ONESHOT, .needs = KVT_NEED_WINDOW, .version = 1,
     .id = "chunkkv", .title = "ChunkKV over SnapKV", .cite = "arXiv:2502.00299",
     .note = "At least one chunk stays, and the shorter last one counts as a whole: the held share is what is reported.",
-    .params = chunkkv_params, .alts = chunkkv_alts, .setup = chunkkv_setup, .score = chunkkv_score,
+    .params = chunkkv_params, .alts = chunkkv_alts, .setup = chunkkv_setup, .base = chunkkv_base, .score = chunkkv_score,
 };

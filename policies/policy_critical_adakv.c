@@ -27,16 +27,30 @@ static void critical_adakv_setup(const kvt_job *job, kvt_setup *out)
 
     out->window = (uint32_t)job->param[P_WINDOW];
     out->uneven = 1;
+    out->base_planes = 1;
     out->ws_bytes = snap_bytes(job) + KVT_WS_BYTES(job->n, float);
     if (!snap_trivial(job, out->window) && kvt_trunc(job->keep_cache * sure) < out->window)
         out->flags |= KVT_FLAG_BELOW_WINDOW;
+}
+
+static kvt_votes critical_adakv_votes(const kvt_job *job)
+{
+    const double *p = job->param;
+
+    return snap_votes(p[P_WINDOW], p[P_KERNEL], 0, 0, 0);
+}
+
+static void critical_adakv_base(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *base, double *stat)
+{
+    (void)stat;
+    snap_base(job, in, critical_adakv_votes(job), ws, base);
 }
 
 static void critical_adakv_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
 {
     const double *p = job->param;
     const int paper = p[P_SEMANTICS] > 0;
-    const kvt_votes how = snap_votes(p[P_WINDOW], p[P_KERNEL], 0, 0, 0);
+    const kvt_votes how = critical_adakv_votes(job);
     const uint32_t apart = !paper ? 0 : job->keep_cache < how.window ? job->keep_cache : how.window;
     const uint32_t n = paper ? job->n - how.window : job->n, budget = job->keep_cache - apart;
     const float eps = (float)p[P_EPS];
@@ -63,5 +77,5 @@ const kvt_policy kvt_policy_critical_adakv = {
     .abi = KVT_POLICY_ABI, .caps = KVT_POLICY_ONESHOT, .needs = KVT_NEED_WINDOW | KVT_NEED_NU, .version = 1,
     .id = "critical_adakv", .title = "CriticalKV with Ada-KV budgets", .cite = "arXiv:2502.03805",
     .note = "The paper always keeps the window. The code protects it only by ties, and its floor counts the window tokens.",
-    .params = critical_adakv_params, .alts = critical_adakv_alts, .setup = critical_adakv_setup, .score = critical_adakv_score,
+    .params = critical_adakv_params, .alts = critical_adakv_alts, .setup = critical_adakv_setup, .base = critical_adakv_base, .score = critical_adakv_score,
 };

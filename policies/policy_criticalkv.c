@@ -34,15 +34,29 @@ static void criticalkv_setup(const kvt_job *job, kvt_setup *out)
     const int paper = job->param[P_SEMANTICS] > 0;
 
     out->window = (uint32_t)job->param[P_WINDOW];
+    out->base_planes = 1;
     out->ws_bytes = snap_bytes(job) + KVT_WS_BYTES(job->n, float);
     if (!snap_trivial(job, out->window) && (paper ? job->keep_cache : criticalkv_stage1(job)) < out->window)
         out->flags |= KVT_FLAG_BELOW_WINDOW;
 }
 
+static kvt_votes criticalkv_votes(const kvt_job *job)
+{
+    const double *p = job->param;
+
+    return snap_votes(p[P_WINDOW], p[P_KERNEL], 0, 0, 0);
+}
+
+static void criticalkv_base(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *base, double *stat)
+{
+    (void)stat;
+    snap_base(job, in, criticalkv_votes(job), ws, base);
+}
+
 static void criticalkv_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
 {
     const double *p = job->param;
-    const kvt_votes how = snap_votes(p[P_WINDOW], p[P_KERNEL], 0, 0, 0);
+    const kvt_votes how = criticalkv_votes(job);
     const uint32_t n = p[P_SEMANTICS] > 0 ? job->n - how.window : job->n;      /* that compete in the stages */
     const float eps = (float)p[P_EPS], above = p[P_SEMANTICS] > 0 ? KVT_ALWAYS_KEEP : (float)p[P_SCORER];
     float *nu = kvt_ws_take(ws, job->n, sizeof *nu);
@@ -64,5 +78,5 @@ const kvt_policy kvt_policy_criticalkv = {
     .abi = KVT_POLICY_ABI, .caps = KVT_POLICY_ONESHOT, .needs = KVT_NEED_WINDOW | KVT_NEED_NU, .version = 1,
     .id = "criticalkv", .title = "CriticalKV over SnapKV", .cite = "arXiv:2502.03805",
     .note = "The paper always keeps the window. The code protects it only by ties: a budget below two windows can lose window tokens.",
-    .params = criticalkv_params, .alts = criticalkv_alts, .setup = criticalkv_setup, .score = criticalkv_score,
+    .params = criticalkv_params, .alts = criticalkv_alts, .setup = criticalkv_setup, .base = criticalkv_base, .score = criticalkv_score,
 };

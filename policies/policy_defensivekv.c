@@ -4,6 +4,12 @@
  * are those of family_defensive.c; the layer keeps the best of all its caches together. */
 #include "family_defensive.h"
 
+static void defensivekv_base(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *base, double *stat)
+{
+    (void)stat;
+    kvt__defensive_base(job, in, 0, ws, base);
+}
+
 static void defensivekv_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
 {
     kvt__defensive_score(job, in, 0, ws, out);
@@ -17,5 +23,5 @@ const kvt_policy kvt_policy_defensivekv = {
             "divided by its sum over the KV heads of the token, and the entries that hold 0.9 - rho of the mean attention are "
             "protected; rho measures the tokens before the window, meant was the window (rho=window).",
     .params = kvt__defensive_params, .rank_over = KVT_SPAN_LAYER,
-    .setup = kvt__defensive_setup, .score = defensivekv_score,
+    .setup = kvt__defensive_setup, .base = defensivekv_base, .score = defensivekv_score,
 };

@@ -6,6 +6,12 @@
  * layer can lose them, and a cache can end up empty. semantics=paper keeps the window. */
 #include "family_defensive.h"
 
+static void layer_defensivekv_base(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *base, double *stat)
+{
+    (void)stat;
+    kvt__defensive_base(job, in, 1, ws, base);
+}
+
 static void layer_defensivekv_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
 {
     kvt__defensive_score(job, in, 1, ws, out);
@@ -18,5 +24,5 @@ const kvt_policy kvt_policy_layer_defensivekv = {
     .note = "To make layers comparable the paper divides the value norm by its sum over the tokens of the cache, the code by "
             "its sum over the KV heads of the token; the code also has the additions named under defensivekv.",
     .params = kvt__defensive_params, .rank_over = KVT_SPAN_MODEL,
-    .setup = kvt__defensive_setup, .score = layer_defensivekv_score,
+    .setup = kvt__defensive_setup, .base = layer_defensivekv_base, .score = layer_defensivekv_score,
 };

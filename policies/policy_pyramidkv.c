@@ -29,6 +29,7 @@ static const kvt_param_alt pyramidkv_alts[] = {
 static void pyramidkv_setup(const kvt_job *job, kvt_setup *out)
 {
     out->window = (uint32_t)job->param[P_WINDOW];
+    out->base_planes = 1;
     out->ws_bytes = snap_bytes(job);
     out->overshoots = out->uneven = 1;
     if (snap_trivial(job, out->window))
@@ -61,11 +62,24 @@ static uint32_t pyramidkv_real(const kvt_job *job, uint32_t slot)
     return pyramidkv_round(job, high - slot * ((high - low) / (job->n_layers - 1)));
 }
 
+static kvt_votes pyramidkv_votes(const kvt_job *job)
+{
+    const double *p = job->param;
+
+    return snap_votes(p[P_WINDOW], p[P_KERNEL], p[P_POOLING], p[P_GQA], p[P_IMPL] != KVPRESS);
+}
+
+static void pyramidkv_base(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, float *base, double *stat)
+{
+    (void)stat;
+    snap_base(job, in, pyramidkv_votes(job), ws, base);
+}
+
 static void pyramidkv_score(const kvt_job *job, const kvt_prompt *in, kvt_ws *ws, kvt_choice *out)
 {
     const double *p = job->param;
     const int kvpress = p[P_IMPL] == KVPRESS;
-    const kvt_votes how = snap_votes(p[P_WINDOW], p[P_KERNEL], p[P_POOLING], p[P_GQA], !kvpress);
+    const kvt_votes how = pyramidkv_votes(job);
     const uint32_t prefix = job->n - how.window;
     uint32_t keep;
 
@@ -87,5 +101,5 @@ const kvt_policy kvt_policy_pyramidkv = {
     .id = "pyramidkv", .title = "PyramidKV", .cite = "arXiv:2406.02069",
     .note = "The codes floor or round the budgets of the layers, so they hold more than asked for (ada, factory) or fall back to equal "
             "budgets (kvpress, factory). The held share is what is reported.",
-    .params = pyramidkv_params, .alts = pyramidkv_alts, .setup = pyramidkv_setup, .score = pyramidkv_score,
+    .params = pyramidkv_params, .alts = pyramidkv_alts, .setup = pyramidkv_setup, .base = pyramidkv_base, .score = pyramidkv_score,
 };

@@ -13,7 +13,7 @@ enum { REPLAY_WINDOW = 128 };
 /* One-shot policies that need no queries before the window. */
 static const char *const replay_policies[BENCH_POLICIES_MAX] = {
     "snapkv", "pyramidkv", "adakv_snap", "adakv_pyramid", "criticalkv", "critical_adakv", "defensivekv", "layer_defensivekv",
-    "cake", "chunkkv", "keydiff", "knorm", "lagkv", "streaming", "random_protect", "random"
+    "cake:impl=dkv", "chunkkv", "keydiff", "knorm", "lagkv", "streaming", "random_protect", "random"
 };
 
 static kvt_status drop_claim(void *self, const kvt_cell *cell, int *todo, kvt_err *err)
@@ -83,6 +83,13 @@ static kvt_status replay_budgets(bench_replay *w, const bench_conf *c, kvt_err *
 {
     uint32_t cut[BENCH_BUDGETS_MAX];
 
+    w->n_config = c->policies;
+    for (uint32_t p = 0; p < c->policies; p++)
+        KVT_TRY(kvt_config_parse(&w->config[p], replay_policies[p], err));
+    if (w->how & BENCH_CURVES) {
+        w->n_cells = c->policies * kvt_curve_grid(w->src.info->n_prompt, c->budgets[0], cut);
+        return KVT_OK;
+    }
     w->n_budget = c->budgets[0] < BENCH_BUDGETS_MAX ? c->budgets[0] : BENCH_BUDGETS_MAX;
     bench_cuts(1000000, w->n_budget, cut);
     for (uint32_t b = 0; b < w->n_budget; b++) {
@@ -90,16 +97,13 @@ static kvt_status replay_budgets(bench_replay *w, const bench_conf *c, kvt_err *
         snprintf(text, sizeof text, "%.6f", cut[b] / 1e6);
         KVT_TRY(kvt_budget_parse(&w->budget[b], text, KVT_RULE_SHARE, err));
     }
-    w->n_config = c->policies;
-    for (uint32_t p = 0; p < c->policies; p++)
-        KVT_TRY(kvt_config_parse(&w->config[p], replay_policies[p], err));
     for (uint32_t p = 0; p < w->n_config; p++)
         for (uint32_t b = 0; b < w->n_budget; b++)
             w->n_cells += kvt_plan_check(w->src.info, w->config[p], &w->budget[b], NULL) == KVT_OK;
     return w->n_cells ? KVT_OK : kvt_fail(err, KVT_EARG, "no policy can run at these sizes; use a longer prompt, or more budgets");
 }
 
-kvt_status bench_replay_new(bench_replay **out, const bench_conf *c, const char *name, int store, kvt_err *err)
+kvt_status bench_replay_new(bench_replay **out, const bench_conf *c, const char *name, int how, kvt_err *err)
 {
     bench_replay *w = calloc(1, sizeof *w);
     const kvt_synth synth = { .n_layers = c->layers, .n_heads = c->heads, .n_kv_heads = c->kv_heads, .head_dim = c->d,
@@ -108,7 +112,7 @@ kvt_status bench_replay_new(bench_replay **out, const bench_conf *c, const char 
 
     if (!w)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
-    w->store = store;
+    w->how = how;
     snprintf(w->db, sizeof w->db, "%s/%s.db", c->dir, name);
     if (!c->trace) {
         snprintf(w->path, sizeof w->path, "%s/%s.h5", c->dir, name);
@@ -117,7 +121,8 @@ kvt_status bench_replay_new(bench_replay **out, const bench_conf *c, const char 
     KVT_TRY_GOTO(st, kvt_source_open(&w->src, c->trace ? c->trace : w->path, 0, err));
     KVT_TRY_GOTO(st, replay_budgets(w, c, err));
     w->opts = (kvt_replay_opts){ .config = (const kvt_config *const *)w->config, .n_config = w->n_config, .budget = w->budget,
-                                 .n_budget = w->n_budget, .seed = c->seed, .n_seeds = 1, .n_threads = c->threads, .kernels = c->kern };
+                                 .n_budget = w->n_budget,
+                                 .n_curve = how & BENCH_CURVES ? c->budgets[0] : 0, .seed = c->seed, .n_seeds = 1, .n_threads = c->threads, .kernels = c->kern };
     *out = w;
     return KVT_OK;
 done:
@@ -160,7 +165,7 @@ kvt_status bench_replay_once(void *arg, double *s, kvt_err *err)
     double start;
     kvt_status st;
 
-    if (!w->store) {
+    if (!(w->how & BENCH_STORE)) {
         const kvt_sink sink = { &drop_ops, NULL };
         return kvt_replay(&w->src, &w->opts, sink, err);
     }

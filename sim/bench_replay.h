@@ -6,6 +6,7 @@
 #include "bench.h"
 #include "kvt_sim.h"
 
+enum { BENCH_STORE = 1, BENCH_CURVES = 2 };     /* curves over so many budgets, instead of cells */
 enum { BENCH_POLICIES_MAX = 16, BENCH_BUDGETS_MAX = 256 };
 
 typedef struct bench_replay {
@@ -15,13 +16,13 @@ typedef struct bench_replay {
     kvt_replay_opts opts;
     uint32_t        n_config, n_budget;
     uint32_t        n_cells;        /* combinations that can run                      */
-    int             store;          /* 1: into a new database, 0: dropped             */
+    int             how;            /* BENCH_STORE: into a new database, else dropped; BENCH_CURVES */
     char            path[1024];     /* the trace, when it was made here               */
     char            db[1024];
 } bench_replay;
 
-/* name: of the files in c->dir. stage_bytes as in kvt_replay_opts. */
-kvt_status bench_replay_new(bench_replay **out, const bench_conf *c, const char *name, int store, kvt_err *err) KVT_NODISCARD;
+/* name: of the files in c->dir; how: BENCH_* or 0. */
+kvt_status bench_replay_new(bench_replay **out, const bench_conf *c, const char *name, int how, kvt_err *err) KVT_NODISCARD;
 void       bench_replay_free(bench_replay *w);
 kvt_status bench_replay_once(void *arg, double *s, kvt_err *err);      /* a bench_fn */
 /* Sizes that a bench takes by itself; those of --trace in its place. */

@@ -252,6 +252,14 @@ static void bounds_fixed_head(void *arg, uint32_t head, uint32_t thread)
         r->item_status[head] = bounds_fixed(r, head, thread, 1, &r->item_err[head]);
 }
 
+int kvt__wants_bounds(const run *r)
+{
+    for (uint32_t i = 0; i < r->n_cells; i++)
+        if ((r->cell[i].measured && !r->cell[i].curve) || r->cell[i].config->policy->caps & (KVT_POLICY_ORACLE | KVT_POLICY_BOUND))
+            return 1;
+    return 0;
+}
+
 kvt_status kvt__bounds(run *r, kvt_err *err)
 {
     layer_run *L = &r->L;

@@ -220,7 +220,7 @@ done:
     return st;
 }
 
-kvt_status kvt__curve_store(run *r, kvt_err *err)
+kvt_status kvt__store_curves(run *r, kvt_err *err)
 {
     for (uint32_t i = 0; i < r->n_curves; i++)
         KVT_TRY(curve_store_one(r, &r->curve[i], err));

@@ -162,7 +162,12 @@ static kvt_status defer_layer_pass(run *r, uint32_t layer, uint32_t slot, const 
         kvt__job(c->config, c->budget, r->info, layer, kvt_random_key(c->id.seed, r->info->content_id), &c->job);
         kvt__setup(c->config->policy, &c->job, &c->setup);
     }
+    KVT_TRY(kvt__bases(r, list, n, &t.prompt, err));
     kvt_pool_run(r->pool, n, defer_item, &t);
+    for (uint32_t i = 0; i < n; i++) {
+        free(r->cell[list[i]].base);
+        r->cell[list[i]].base = NULL;
+    }
     for (uint32_t i = 0; i < n; i++)
         if (r->item_status[i] < 0) {
             if (err)

@@ -82,13 +82,71 @@ static void oneshot_protect(const run *r, run_cell *c)
                 c->score[(size_t)k * r->N + j] = INFINITY;
 }
 
-kvt_status kvt__score(const run *r, run_cell *c, const kvt_prompt *in, double *stat, kvt_err *err)
+typedef struct oneshot_bases { run *r; uint32_t *owner; const kvt_prompt *prompt; } oneshot_bases;
+
+static void oneshot_base(void *arg, uint32_t item, uint32_t thread)
+{
+    const oneshot_bases *t = arg;
+    run *r = t->r;
+    run_cell *c = &r->cell[t->owner[item]];
+    kvt_ws ws = { NULL, 0, c->setup.ws_bytes };
+    void *raw = malloc(ws.size + 64);
+
+    (void)thread;
+    c->base = calloc((size_t)c->setup.base_planes * c->job.n_caches * r->N, sizeof *c->base);
+    memset(c->base_stat, 0, sizeof c->base_stat);
+    r->item_status[item] = raw && c->base ? KVT_OK
+        : kvt_fail(&r->item_err[item], KVT_ENOMEM, "%s: layer %u: out of memory for scores of %s", r->src->path, r->L.layer, c->config->info.label);
+    if (r->item_status[item] == KVT_OK) {
+        ws.base = (unsigned char *)raw + (64 - (uintptr_t)raw % 64) % 64;
+        c->config->policy->base(&c->job, t->prompt, &ws, c->base, c->base_stat);
+    }
+    free(raw);
+}
+
+kvt_status kvt__bases(run *r, const uint32_t *list, uint32_t n, const kvt_prompt *in, kvt_err *err)
+{
+    oneshot_bases t = { r, malloc((n ? n : 1) * sizeof *t.owner), in };
+    uint32_t n_owners = 0;
+    kvt_status st = KVT_OK;
+
+    if (!t.owner)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < n; i++) {           /* cells of a configuration follow one another */
+        run_cell *c = &r->cell[list[i]];
+        const run_cell *last = n_owners ? &r->cell[t.owner[n_owners - 1]] : NULL;
+        c->base_of = list[i];
+        if (!c->config->policy->base || c->setup.base_planes == 0)
+            continue;
+        if (last && last->config == c->config)
+            c->base_of = t.owner[n_owners - 1];
+        else
+            t.owner[n_owners++] = list[i];
+    }
+    kvt_pool_run(r->pool, n_owners, oneshot_base, &t);
+    for (uint32_t i = 0; i < n_owners && st == KVT_OK; i++)
+        if (r->item_status[i] < 0) {
+            st = r->item_status[i];
+            if (err)
+                *err = r->item_err[i];
+        }
+    free(t.owner);
+    return st;
+}
+
+kvt_status kvt__score(const run *r, run_cell *c, const kvt_prompt *prompt, double *stat, kvt_err *err)
 {
     const kvt_policy *p = c->config->policy;
     const size_t n = (size_t)c->job.n_caches * r->N;
+    const run_cell *from = &r->cell[c->base_of];
+    kvt_prompt view = *prompt, *in = &view;
     kvt_ws ws = { NULL, 0, c->setup.ws_bytes };
     void *raw = malloc(ws.size + 64);
     kvt_choice choice;
+
+    view.base = from->base;
+    if (from->base)
+        memcpy(stat, from->base_stat, sizeof from->base_stat);
 
     free(c->score);
     c->score = malloc((n ? n : 1) * sizeof *c->score);
@@ -151,6 +209,13 @@ static kvt_status oneshot_choose(run *r, run_cell *c, const kvt_prompt *in, kvt_
     return KVT_OK;
 }
 
+static int oneshot_scores(const run *r, uint32_t i)
+{
+    const run_cell *c = &r->cell[i];
+
+    return c->score_of == i && !c->deferred && !oneshot_keeps_all(c);
+}
+
 static void oneshot_cell(void *arg, uint32_t item, uint32_t thread)
 {
     const oneshot_task *t = arg;
@@ -178,6 +243,22 @@ static void oneshot_cell(void *arg, uint32_t item, uint32_t thread)
             return;
         }
     memcpy(c->n_prompt, c->n_held, c->job.n_caches * sizeof *c->n_held);
+}
+
+/* base() for those of the cells that are scored now. */
+static kvt_status oneshot_make_bases(run *r, const uint32_t *list, uint32_t n, const kvt_prompt *in, kvt_err *err)
+{
+    uint32_t *some = malloc((n ? n : 1) * sizeof *some), m = 0;
+    kvt_status st;
+
+    if (!some)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < n; i++)
+        if (oneshot_scores(r, list[i]))
+            some[m++] = list[i];
+    st = kvt__bases(r, some, m, in, err);
+    free(some);
+    return st;
 }
 
 /* Cells whose turn it is: oracles read the future, the others must not wait for it. In
@@ -219,6 +300,9 @@ kvt_status kvt__choose_sets(run *r, int oracles, kvt_err *err)
             if ((c->score_of != i) == borrow)
                 list[n++] = i;
         }
+        st = borrow ? KVT_OK : oneshot_make_bases(r, list, n, &t.prompt, err);
+        if (st < 0)
+            break;
         kvt_pool_run(r->pool, n, oneshot_cell, &t);
         for (uint32_t i = 0; i < n && st == KVT_OK; i++)
             if (r->item_status[i] < 0) {

@@ -190,6 +190,7 @@ kvt_status kvt__guard_policy(const char *path, const kvt_policy *p, kvt_policy *
     *out = *p;
     out->self = w;
     out->setup = p->setup ? guard_setup : NULL;
+    out->base = NULL;                           /* score() makes it: one call less to guard */
     out->score = p->score ? guard_score : NULL;
     out->allot = p->allot ? guard_allot : NULL;
     out->begin = p->begin ? guard_begin : NULL;

@@ -50,7 +50,7 @@ static run_cell replay_cell(run *r, const kvt_config *config, const kvt_budget *
 
 static void replay_take(run *r, run_cell c, uint32_t needs)
 {
-    c.score_of = r->n_cells;
+    c.score_of = c.base_of = r->n_cells;
     r->need |= needs;
     r->cell[r->n_cells++] = c;
 }
@@ -234,10 +234,10 @@ static void replay_cell_layer_free(run *r)
         for (uint32_t h = 0; c->vio && h < r->L.H; h++)
             kvt__vio_free(&c->vio[h]);
         free(c->kept), free(c->n_held), free(c->n_prompt), free(c->keep), free(c->score);
-        free(c->part), free(c->err), free(c->sep), free(c->vio);
-        c->kept = NULL, c->n_held = c->n_prompt = c->keep = NULL, c->score = NULL;
+        free(c->part), free(c->err), free(c->sep), free(c->vio), free(c->base);
+        c->kept = NULL, c->n_held = c->n_prompt = c->keep = NULL, c->score = c->base = NULL;
         c->part = c->err = c->sep = NULL, c->vio = NULL;
-        c->score_of = i;
+        c->score_of = c->base_of = i;
     }
 }
 
@@ -274,9 +274,11 @@ static kvt_status replay_layer(run *r, uint32_t layer, uint32_t slot, kvt_err *e
     KVT_TRY(kvt__lanes_prompt(r, err));
     kvt__lane_counts(r);
     KVT_TRY(kvt__rows_all(r, err));
-    KVT_TRY(kvt__bounds(r, err));
-    KVT_TRY(kvt__ladder(r, err));
-    KVT_TRY(kvt__choose_sets(r, 1, err));
+    if (kvt__wants_bounds(r)) {
+        KVT_TRY(kvt__bounds(r, err));
+        KVT_TRY(kvt__ladder(r, err));
+        KVT_TRY(kvt__choose_sets(r, 1, err));
+    }
     KVT_TRY(kvt__mass(r, err));
     KVT_TRY(kvt__lanes(r, err));
     KVT_TRY(kvt__curve_layer(r, err));
@@ -345,7 +347,7 @@ kvt_status kvt_replay(kvt_source *src, const kvt_replay_opts *opts, kvt_sink sin
     for (uint32_t i = 0; i < r.n_cells; i++)
         r.cell[i].wall_s = (replay_now_s() - start_s) / r.n_cells;
     KVT_TRY_GOTO(st, kvt__store_cells(&r, &why));
-    KVT_TRY_GOTO(st, kvt__curve_store(&r, &why));
+    KVT_TRY_GOTO(st, kvt__store_curves(&r, &why));
 done:
     if (st < 0) {
         if (r.sink.ops && r.cell)

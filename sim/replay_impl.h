@@ -58,6 +58,9 @@ typedef struct run_cell {           /* one cell of this replay                  
     uint32_t *n_held;               /* [n_caches] count that losses are measured at: held, or the capacity */
     uint32_t *n_prompt;             /* [n_caches] held after the prompt                */
     float    *score;                /* [n_caches][n] or NULL: see score_of             */
+    float    *base;                 /* what base() made, at cell base_of; see kvt_prompt.base */
+    double    base_stat[KVT_STATS];
+    uint32_t  base_of;              /* itself, or an earlier cell of the same configuration */
     uint32_t *keep;                 /* [n_caches] how many score() wants kept          */
     uint64_t  keep_layer;
     float     last_kept, first_dropped;   /* scores at the cut, for kept sets          */
@@ -191,6 +194,8 @@ int  kvt__reads_window(const kvt_policy *policy, const kvt_job *job, const kvt_s
 kvt_status kvt__jobs(run *r, kvt_err *err);              /* job, setup of every cell      */
 kvt_status kvt__choose_sets(run *r, int oracles, kvt_err *err);
 void       kvt__prompt_view(const run *r, const double *future, kvt_prompt *out);   /* what score() and begin() see */
+/* base() of the configurations of the cells list[n], once each, into the cells. */
+kvt_status kvt__bases(run *r, const uint32_t *list, uint32_t n, const kvt_prompt *in, kvt_err *err);
 /* score() of one cell on the layer at hand: c->score, c->keep, c->keep_layer, stat. */
 kvt_status kvt__score(const run *r, run_cell *c, const kvt_prompt *in, double *stat, kvt_err *err);
 /* defer.c: first pass over all layers, for sets that need them. */
@@ -200,6 +205,8 @@ void       kvt__defer_free(run *r, run_cell *c);
 void       kvt__defer_take(const run *r, run_cell *c);
 uint32_t   kvt__defer_capacity(const run *r, const run_cell *c, uint32_t cache);
 /* bounds.c */
+/* Does some cell look at them? Points of curves of ordinary policies do not. */
+int        kvt__wants_bounds(const run *r);
 kvt_status kvt__bounds(run *r, kvt_err *err);
 uint32_t   kvt__held(const run *r, const run_cell *c, uint32_t head);   /* count a head is measured at */
 const uint32_t *kvt__oracle_of(const run *r, const run_cell *c, uint32_t head);
@@ -228,7 +235,7 @@ void       kvt__curve_not_nested(run *r, const run_cell *c, uint32_t head, uint3
 /* Statistics of lost[n][G] of the points cell[n], one query head. */
 kvt_status kvt__curve_losses(run *r, const uint32_t *cell, uint32_t n, uint32_t head, const uint32_t *lost, kvt_err *err);
 kvt_status kvt__curve_layer(run *r, kvt_err *err);       /* points that are online or bounds */
-kvt_status kvt__curve_store(run *r, kvt_err *err);
+kvt_status kvt__store_curves(run *r, kvt_err *err);
 void       kvt__curve_free(run *r);
 /* lane.c */
 kvt_status kvt__lanes_prompt(run *r, kvt_err *err);      /* make the lanes; events in the prompt */

@@ -102,7 +102,7 @@ expect 2 "decay='2': expected a number from 0 to 1" --policy-plugin mine.so -p m
 expect 2 "no parameter 'dcay'" --policy-plugin mine.so -p mine:dcay=1
 variant 'has no kvt_policy_plugin()' -e '/^KVT_POLICY_PLUGIN/d'
 variant 'returned NULL' -e 's/^KVT_POLICY_PLUGIN.*/const kvt_policy *kvt_policy_plugin(void) { return NULL; }/'
-variant 'built for version 7 of the policy interface, this program has version 1: rebuild against' -e 's/KVT_POLICY_ABI/7/'
+variant 'built for version 7 of the policy interface, this program has version 2: rebuild against' -e 's/KVT_POLICY_ABI/7/'
 variant "policy id 'Mine'" -e 's/"mine"/"Mine"/'
 variant "policy id ''" -e 's/\.id = "mine", //'
 variant "policy id 'snapkv' is taken by SnapKV" -e 's/"mine"/"snapkv"/'

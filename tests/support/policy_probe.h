@@ -304,6 +304,7 @@ static inline void probe_enter(kvt_config *c, int logging)
     probe.p = c->policy;
     probe.wrap = *c->policy;
     probe.logging = logging;
+    probe.wrap.base = NULL;                     /* score() makes it, under the probe      */
     if (probe.p->score) probe.wrap.score = probe_score;
     if (probe.p->allot) probe.wrap.allot = probe_allot;
     if (probe.p->begin) probe.wrap.begin = probe_begin;

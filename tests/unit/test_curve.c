@@ -204,3 +204,40 @@ Test(curve, every_point_is_the_cell_at_that_budget, .timeout = 240)
     }
     cr_assert(points > 10000 && broken > 0, "%u points, %u pairs of budgets that are not nested", points, broken);
 }
+
+/* What base() makes is made once for all budgets: the sets are those of a policy whose
+ * score() makes it at every budget. */
+Test(curve, base_changes_no_set, .timeout = 120)
+{
+    static const shape s = { 3, 4, 2, 4, 40, 5, 40, 0 };
+    static const char *const budgets[] = { "0.15", "0.3", "17t", "0.75", "1" };
+    world *w = world_make(&s, 5);
+    uint32_t n_with = 0, n_refused = 0;
+
+    for (size_t i = 0; i < kvt_policy_count(); i++) {
+        const kvt_policy *p = kvt_policy_at(i);
+        kvt_policy without = *p;
+        specs *list = calloc(1, sizeof *list);
+
+        without.base = NULL;
+        if (p->base) specs_of(p, list);
+        for (uint32_t k = 0; k < list->n_core; k++) {
+            kvt_config *c = config_if(p, list->s[k]);
+            batch b = { 0 };
+            if (!c) continue;
+            batch_make(&b, w, c, KVT_RULE_SHARE, budgets, 5, &n_refused);
+            if (b.n_budget) {
+                tape with_base = world_sets(w, &b, 2), plain;
+                c->policy = &without;
+                plain = world_sets(w, &b, 2);
+                cr_assert(with_base.n > 0 && tape_equal(&with_base, &plain), "%s", list->s[k]);
+                tape_free(&with_base), tape_free(&plain);
+                n_with++;
+            }
+            kvt_config_free(c);
+        }
+        free(list);
+    }
+    cr_assert(n_with > 50, "%u configurations", n_with);
+    world_free(w);
+}
