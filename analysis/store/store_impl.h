@@ -19,10 +19,14 @@ typedef enum kvt__stmt {
     KVT__PARAM_ADD, KVT__BUDGET_FIND, KVT__BUDGET_ADD, KVT__TAU_FIND,
     KVT__DEL_HEAD, KVT__DEL_KVHEAD, KVT__DEL_LAYER, KVT__DEL_CELL, KVT__DEL_LADDER, KVT__DEL_CHECK,
     KVT__ADD_CELL, KVT__ADD_HEAD, KVT__ADD_KVHEAD, KVT__ADD_LAYER, KVT__ADD_TAU,
-    KVT__ADD_SERIES, KVT__ADD_VIOLATION, KVT__ADD_TOKEN, KVT__ADD_LADDER, KVT__ADD_CERT, KVT__ADD_CHECK,
+    KVT__ADD_SERIES,
+    KVT__VIOLATION_NEXT, KVT__ADD_VIOLATION, KVT__ADD_VIOLATIONS, KVT__ADD_TOKEN, KVT__ADD_TOKENS, KVT__ADD_LADDER, KVT__ADD_CERT, KVT__ADD_CHECK,
     KVT__GRID_FIND, KVT__GRID_ADD, KVT__CURVE_FIND, KVT__DEL_CURVE, KVT__ADD_CURVE,
     KVT__N_STMT
 } kvt__stmt;
+
+enum { KVT__MANY = 40 };                 /* rows of KVT__ADD_VIOLATIONS and KVT__ADD_TOKENS */
+enum { KVT__N_HASH = 9 };                /* queries of the content hash, in store_hash.c  */
 
 struct kvt_store {
     sqlite3      *db;
@@ -32,6 +36,7 @@ struct kvt_store {
     int           finished;
     struct timespec started;
     sqlite3_stmt *stmt[KVT__N_STMT];     /* NULL until first used                     */
+    sqlite3_stmt *hash[KVT__N_HASH];
 };
 
 extern const char kvt__schema_sql[];     /* schema_sql.c */
@@ -53,8 +58,12 @@ kvt_status kvt__query_int(sqlite3 *db, const char *sql, int64_t otherwise, int64
  * else that is not a results database with exactly the tables and views of schema.sql,
  * or of an older version of it. */
 kvt_status kvt__identify(sqlite3 *db, const char *shown, int *empty, kvt_err *err);
-/* SHA-256 of the child rows of a cell, lower-case hex (RESULTS.md, "Content hash"). */
-kvt_status kvt__result_sha256(sqlite3 *db, int64_t cell_id, char out[65], const char *shown, kvt_err *err);
+
+/* store_hash.c ----------------------------------------------------------------- */
+
+/* SHA-256 of the child rows of a cell, lower-case hex (RESULTS.md, "Content hash"). The rows
+ * are stored; `x` is what they were stored from. */
+kvt_status kvt__result_sha256(kvt_store *s, int64_t cell_id, const kvt_result *x, char out[65], kvt_err *err);
 
 /* store_migrate.c -------------------------------------------------------------- */
 
@@ -98,6 +107,12 @@ void       kvt__stmt_finalize(kvt_store *s);
 
 /* Commit when rc is OK, else roll back. */
 kvt_status kvt__end_transaction(kvt_store *s, kvt_status rc, const char *doing, kvt_err *err);
+
+/* store_violation.c ------------------------------------------------------------ */
+
+/* The n violations of a cell and the entries responsible for them. tau_id[KVT_N_TAU]. */
+kvt_status kvt__add_violations(kvt_store *s, const kvt_cell *cell, int64_t cell_id, const int64_t *tau_id,
+                               const kvt_violation *x, size_t n, kvt_err *err);
 
 /* store_curve.c: curve_claim and curve_store of the sink ------------------------ */
 

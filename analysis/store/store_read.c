@@ -1,5 +1,4 @@
-/* store_read.c - recognising a results database, opening it for reading, and the content
- * hash of a cell.
+/* store_read.c - recognising a results database, and opening it for reading.
  *
  * A file is ours when its header carries our application id, its schema version is known
  * and every table, index and view of schema.sql is in it, word for word. More tables and
@@ -12,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include "kvt_sha256.h"
 #include "kvt_text.h"
 
 /* ---------------------------------------------------------------- small helpers */
@@ -191,109 +189,4 @@ done:
     if (rc == KVT_OK) *out = db;
     else sqlite3_close(db);
     return rc;
-}
-
-/* ---------------------------------------------------------------- content hash */
-
-/* The child tables in the order of schema.sql, rows by natural key, surrogate ids left
- * out: the tau value stands for tau_id, and a row of a violation names its violation by
- * layer, head, tau and first step. The run that wrote a check is not content. */
-static const char *const hash_query[] = {
-    "SELECT 'result_cell', n_head, held_share, held_mean, held_min, held_max, bytes_logical, bytes_physical,"
-    " tie_share, row_defect_max, lost_mean, lost_worst, worst_layer, worst_head, worst_step, cvar95_mean,"
-    " cvar95_worst_head, lost_ns_worst, ns_cvar95_worst, out_err_basis, out_err_worst, oracle_worst,"
-    " regret_mean, n_violation, flags FROM result_cell WHERE cell_id = ?1",
-
-    "SELECT 'result_head', layer, head, n_step, n_trivial, n_held, lost_mean, lost_max, max_step, lost_q50,"
-    " lost_q90, lost_q95, lost_q99, lost_cvar95, lost_cvar99, ns_n, lost_ns_mean, lost_ns_max, ns_max_step,"
-    " lost_ns_q95, lost_ns_cvar95, lost_prompt_mean, lost_prompt_max, err_n, out_err_mean, out_err_max,"
-    " err_max_step, out_err_q95, out_err_cvar95, value_sep_mean, oracle_mean, oracle_max, fixed_mean,"
-    " fixed_max, regret_mean, regret_max FROM result_head WHERE cell_id = ?1 ORDER BY layer, head",
-
-    "SELECT 'result_kvhead', layer, kv_head, agg, n_held, lost_mean, lost_max, max_step, lost_q95, lost_cvar95,"
-    " lost_ns_mean, lost_ns_max, lost_ns_cvar95, out_err_cvar95 FROM result_kvhead WHERE cell_id = ?1"
-    " ORDER BY layer, kv_head, agg",
-
-    "SELECT 'result_layer', layer, held_mean, lost_mean, lost_worst, worst_head, cvar95_worst_head"
-    " FROM result_layer WHERE cell_id = ?1 ORDER BY layer",
-
-    "SELECT 'result_head_tau', layer, head, tau, n_exceed, n_infeasible, n_run, longest_run, longest_start,"
-    " first_step, excess_area FROM result_head_tau JOIN tau USING(tau_id) WHERE cell_id = ?1"
-    " ORDER BY layer, head, tau",
-
-    "SELECT 'result_series', layer, head, metric, step0, n, codec, data FROM result_series WHERE cell_id = ?1"
-    " ORDER BY layer, head, metric",
-
-    "SELECT 'violation', layer, head, tau, start_step, n_step, peak_step, peak_lost, peak_oracle_lost,"
-    " excess_area, cause, foreseeable, recurrent, share_top1, share_top5, share_top20"
-    " FROM violation JOIN tau USING(tau_id) WHERE cell_id = ?1 ORDER BY layer, head, tau, start_step",
-
-    "SELECT 'violation_token', layer, head, tau, start_step, ord, pos, mass_share, evicted_step, window_rank,"
-    " window_score, score_margin, last_important, idle_steps FROM violation_token JOIN violation"
-    " USING(violation_id) JOIN tau USING(tau_id) WHERE cell_id = ?1 ORDER BY layer, head, tau, start_step, ord",
-
-    "SELECT 'ladder_head', layer, head, n_keep, n_step, n_trivial, oracle_mean, oracle_max, oracle_max_step,"
-    " fixed_mean, fixed_max, random_mean, minimax_bound, minimax_found, minimax_iters, minimax_stop, stability_gap"
-    " FROM ladder_head WHERE cell_id = ?1 ORDER BY layer, head",
-
-    "SELECT 'minimax_cert', layer, head, bound_q31, n_lambda, lambda, best_set FROM minimax_cert WHERE cell_id = ?1"
-    " ORDER BY layer, head",
-
-    "SELECT 'validity', check_name, status, value, lim, message FROM validity WHERE cell_id = ?1"
-    " ORDER BY check_name, message, status, value",
-};
-
-/* One value and a '|': INTEGER decimal, REAL %a, TEXT and BLOB "length:bytes", NULL '-'. */
-static void hash_value(kvt_sha256 *h, sqlite3_stmt *st, int col)
-{
-    char text[48] = "-";
-    const void *bytes = NULL;
-    size_t n = 0;
-
-    switch (sqlite3_column_type(st, col)) {
-    case SQLITE_INTEGER:
-        snprintf(text, sizeof text, "%lld", sqlite3_column_int64(st, col));
-        break;
-    case SQLITE_FLOAT:
-        snprintf(text, sizeof text, "%a", sqlite3_column_double(st, col));
-        break;
-    case SQLITE_TEXT: case SQLITE_BLOB:
-        bytes = sqlite3_column_blob(st, col);
-        n = (size_t)sqlite3_column_bytes(st, col);
-        snprintf(text, sizeof text, "%zu:", n);
-        break;
-    default:
-        break;
-    }
-    kvt_sha256_update(h, text, strlen(text));
-    if (n) kvt_sha256_update(h, bytes, n);
-    kvt_sha256_update(h, "|", 1);
-}
-
-kvt_status kvt__result_sha256(sqlite3 *db, int64_t cell_id, char out[65], const char *shown, kvt_err *err)
-{
-    kvt_sha256 h;
-    uint8_t digest[32];
-
-    kvt_sha256_init(&h);
-    for (size_t i = 0; i < sizeof hash_query / sizeof hash_query[0]; i++) {
-        sqlite3_stmt *st = NULL;
-        int step = sqlite3_prepare_v2(db, hash_query[i], -1, &st, NULL);
-        if (step == SQLITE_OK) {
-            sqlite3_bind_int64(st, 1, cell_id);
-            while ((step = sqlite3_step(st)) == SQLITE_ROW) {
-                for (int col = 0; col < sqlite3_column_count(st); col++) hash_value(&h, st, col);
-                kvt_sha256_update(&h, "\n", 1);
-            }
-        }
-        if (step != SQLITE_DONE) {
-            const kvt_status rc = kvt__db_fail(db, shown, "hashing a cell", err);
-            sqlite3_finalize(st);
-            return rc;
-        }
-        sqlite3_finalize(st);
-    }
-    kvt_sha256_final(&h, digest);
-    kvt_sha256_hex(digest, out);
-    return KVT_OK;
 }

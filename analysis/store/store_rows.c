@@ -9,6 +9,7 @@
 #include <string.h>
 #include "kvt_text.h"
 
+/* NULL: the one before, for many rows. */
 static const char *const stmt_sql[KVT__N_STMT] = {
     [KVT__CELL_STATE] = "SELECT cell_id, status, run_id FROM cell WHERE key_sha256 = ?1",
     /* Not `done`, and not in the hands of another run that is still going on. */
@@ -77,10 +78,11 @@ static const char *const stmt_sql[KVT__N_STMT] = {
                      " longest_run, longest_start, first_step, excess_area) VALUES(?,?,?,?,?,?,?,?,?,?,?)",
     [KVT__ADD_SERIES] = "INSERT INTO result_series(cell_id, layer, head, metric, step0, n, codec, data)"
                         " VALUES(?,?,?,?,?,?,'u32q31le',?)",
+    [KVT__VIOLATION_NEXT] = "SELECT coalesce(max(violation_id), 0) + 1 FROM violation",
     [KVT__ADD_VIOLATION] =
-        "INSERT INTO violation(cell_id, layer, head, tau_id, start_step, n_step, peak_step, peak_lost,"
+        "INSERT INTO violation(violation_id, cell_id, layer, head, tau_id, start_step, n_step, peak_step, peak_lost,"
         " peak_oracle_lost, excess_area, cause, foreseeable, recurrent, share_top1, share_top5, share_top20)"
-        " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     [KVT__ADD_TOKEN] = "INSERT INTO violation_token(violation_id, ord, pos, mass_share, evicted_step, window_rank,"
                        " window_score, score_margin, last_important, idle_steps) VALUES(?,?,?,?,?,?,?,?,?,?)",
     [KVT__ADD_LADDER] =
@@ -112,15 +114,39 @@ void kvt__stmt_finalize(kvt_store *s)
         sqlite3_finalize(s->stmt[i]);
         s->stmt[i] = NULL;
     }
+    for (int i = 0; i < KVT__N_HASH; i++) {
+        sqlite3_finalize(s->hash[i]);
+        s->hash[i] = NULL;
+    }
 }
 
 /* ---------------------------------------------------------------- one statement */
+
+/* The statement before it with KVT__MANY rows: a statement has a price of its own, and
+ * SQLite builds the list of a CHECK(x IN (...)) anew for every single row. */
+static int prepare_many(kvt_store *s, kvt__stmt which)
+{
+    const char *one = stmt_sql[which - 1], *row = strstr(one, "VALUES") + strlen("VALUES");
+    sqlite3_str *text = sqlite3_str_new(s->db);
+    char *sql;
+    int code;
+
+    sqlite3_str_appendall(text, one);
+    for (int i = 1; i < KVT__MANY; i++) sqlite3_str_appendf(text, ",%s", row);
+    sql = sqlite3_str_finish(text);
+    if (!sql) return SQLITE_NOMEM;
+    code = sqlite3_prepare_v3(s->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &s->stmt[which], NULL);
+    sqlite3_free(sql);
+    return code;
+}
 
 kvt__row kvt__row_begin(kvt_store *s, kvt__stmt which)
 {
     kvt__row r = {NULL, 0, SQLITE_OK};
 
-    if (!s->stmt[which])
+    if (!s->stmt[which] && !stmt_sql[which])
+        r.code = prepare_many(s, which);
+    else if (!s->stmt[which])
         r.code = sqlite3_prepare_v3(s->db, stmt_sql[which], -1, SQLITE_PREPARE_PERSISTENT, &s->stmt[which], NULL);
     r.st = s->stmt[which];
     if (r.st) sqlite3_reset(r.st);

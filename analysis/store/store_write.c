@@ -242,48 +242,6 @@ static kvt_status add_series(kvt_store *s, const kvt_cell *cell, int64_t cell_id
     return kvt__row_run(s, &r, cell, "result_series", err);
 }
 
-static kvt_status add_violation(kvt_store *s, const kvt_cell *cell, int64_t cell_id, const int64_t *tau_id,
-                                const kvt_violation *x, kvt_err *err)
-{
-    int64_t violation_id;
-    kvt__row r = kvt__row_begin(s, KVT__ADD_VIOLATION);
-
-    kvt__add_int(&r, cell_id);
-    kvt__add_int(&r, x->layer);
-    kvt__add_int(&r, x->head);
-    kvt__add_int(&r, tau_id[x->tau]);
-    kvt__add_int(&r, x->start_step);
-    kvt__add_int(&r, x->n_step);
-    kvt__add_int(&r, x->peak_step);
-    kvt__add_real(&r, x->peak_lost);
-    kvt__add_real(&r, x->peak_oracle_lost);
-    kvt__add_real(&r, x->excess_area);
-    kvt__add_text(&r, kvt_cause_name(x->cause));
-    kvt__add_int_if(&r, x->foreseeable >= 0, x->foreseeable);
-    kvt__add_int_if(&r, x->recurrent >= 0, x->recurrent);
-    kvt__add_real(&r, x->share_top1);
-    kvt__add_real(&r, x->share_top5);
-    kvt__add_real(&r, x->share_top20);
-    KVT_TRY(kvt__row_run(s, &r, cell, "violation", err));
-    violation_id = sqlite3_last_insert_rowid(s->db);
-    for (uint32_t i = 0; i < x->n_responsible; i++) {
-        const kvt_responsible *e = &x->responsible[i];
-        r = kvt__row_begin(s, KVT__ADD_TOKEN);
-        kvt__add_int(&r, violation_id);
-        kvt__add_int(&r, i + 1);
-        kvt__add_int(&r, e->pos);
-        kvt__add_real(&r, e->mass_share);
-        kvt__add_int(&r, e->evicted_step);
-        kvt__add_int_if(&r, e->rank > 0, e->rank);
-        kvt__add_real(&r, e->score);
-        kvt__add_real(&r, e->score_margin);
-        kvt__add_int_if(&r, e->last_important >= -1, e->last_important);
-        kvt__add_int_if(&r, e->idle_steps >= 0, e->idle_steps);
-        KVT_TRY(kvt__row_run(s, &r, cell, "violation_token", err));
-    }
-    return KVT_OK;
-}
-
 /* Count and differences of ascending positions, 7 bits to a byte, low ones first. */
 static kvt_status add_positions(kvt_store *s, kvt__row *r, const uint32_t *pos, uint32_t n, kvt_err *err)
 {
@@ -367,11 +325,10 @@ static kvt_status store_inside(kvt_store *s, const kvt_cell *cell, int64_t cell_
     for (size_t i = 0; i < x->n_layer; i++) KVT_TRY(add_layer(s, cell, cell_id, &x->layer[i], err));
     for (size_t i = 0; i < x->n_tau; i++) KVT_TRY(add_tau(s, cell, cell_id, tau_id, &x->tau[i], err));
     for (size_t i = 0; i < x->n_series; i++) KVT_TRY(add_series(s, cell, cell_id, &x->series[i], err));
-    for (size_t i = 0; i < x->n_violation; i++)
-        KVT_TRY(add_violation(s, cell, cell_id, tau_id, &x->violation[i], err));
+    KVT_TRY(kvt__add_violations(s, cell, cell_id, tau_id, x->violation, x->n_violation, err));
     for (size_t i = 0; i < x->n_ladder; i++) KVT_TRY(add_ladder(s, cell, cell_id, &x->ladder[i], err));
     for (size_t i = 0; i < x->n_check; i++) KVT_TRY(add_check(s, cell, cell_id, &x->check[i], err));
-    KVT_TRY(kvt__result_sha256(s->db, cell_id, hash, s->shown, err));
+    KVT_TRY(kvt__result_sha256(s, cell_id, x, hash, err));
     r = kvt__row_begin(s, KVT__CELL_DONE);
     kvt__add_int(&r, cell_id);
     kvt__add_int(&r, s->run_id);
