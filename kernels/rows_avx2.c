@@ -9,8 +9,9 @@ int kvt_cpu_has_avx2(void);
 #define KVT_ISA        avx2
 #define KVT_ISA_KEYS   3
 #define KVT_ISA_USABLE kvt_cpu_has_avx2
+#include "sort_impl.h"
 #include "rows_impl.h"
 #else
 static int never(void) { return 0; }
-const kvt_kernels kvt_kernels_avx2 = {"avx2", never, NULL, NULL, NULL};
+const kvt_kernels kvt_kernels_avx2 = {"avx2", never, NULL, NULL, NULL, NULL};
 #endif

@@ -9,8 +9,9 @@ int kvt_cpu_has_avx512(void);
 #define KVT_ISA        avx512
 #define KVT_ISA_KEYS   8
 #define KVT_ISA_USABLE kvt_cpu_has_avx512
+#include "sort_impl.h"
 #include "rows_impl.h"
 #else
 static int never(void) { return 0; }
-const kvt_kernels kvt_kernels_avx512 = {"avx512", never, NULL, NULL, NULL};
+const kvt_kernels kvt_kernels_avx512 = {"avx512", never, NULL, NULL, NULL, NULL};
 #endif

@@ -46,7 +46,44 @@ static void gather_ns(const run *r, const run_cell *c, uint32_t head, uint32_t *
 
 /* ------------------------------------------------------------ one query head */
 
-typedef struct gather_buf { uint32_t *a, *b, *s; uint8_t *skip, *trivial; double *x, *y; } gather_buf;
+/* Everything that is sorted for one cell of one layer, so that it can be sorted 16 series at a
+ * time. Series: H x lost, H x lost_ns, then for every KV head and aggregate lost and lost_ns. */
+typedef struct gather_buf {
+    const uint32_t **x;             /* [n] series of G values                         */
+    const uint8_t  **skip;          /* [n] steps that do not count                    */
+    kvt_tail *tail;                 /* [n]                                            */
+    uint32_t *ns, *kv, *sort, *one; /* [H][G], [Hkv][2][2][G], [16 G], [G]            */
+    uint8_t  *ns_skip, *kv_skip, *trivial;   /* [H][G], [Hkv][2][G], [G]              */
+    double   *real, *sorted;        /* [n_err]                                        */
+} gather_buf;
+
+static uint32_t gather_n_series(const layer_run *L) { return 2 * L->H + 4 * L->Hkv; }
+/* Index of a KV head's lost; its lost_ns is the next. */
+static uint32_t gather_kv_at(const layer_run *L, uint32_t kv, int mean) { return 2 * L->H + 4 * kv + (mean ? 2 : 0); }
+
+static void gather_buf_free(gather_buf *w)
+{
+    free(w->x), free(w->skip), free(w->tail), free(w->ns), free(w->kv), free(w->sort), free(w->one);
+    free(w->ns_skip), free(w->kv_skip), free(w->trivial), free(w->real), free(w->sorted);
+}
+
+static kvt_status gather_buf_alloc(const run *r, gather_buf *w, kvt_err *err)
+{
+    const layer_run *L = &r->L;
+    const size_t G = r->G, n = gather_n_series(L);
+
+    *w = (gather_buf){
+        .x = malloc(n * sizeof *w->x), .skip = malloc(n * sizeof *w->skip), .tail = malloc(n * sizeof *w->tail),
+        .ns = malloc(L->H * G * sizeof *w->ns), .kv = malloc(4 * L->Hkv * G * sizeof *w->kv),
+        .sort = malloc(KVT_TILE * G * sizeof *w->sort), .one = malloc(G * sizeof *w->one),
+        .ns_skip = malloc(L->H * G), .kv_skip = malloc(2 * L->Hkv * G), .trivial = malloc(G),
+        .real = malloc(((size_t)r->n_err + 1) * sizeof *w->real), .sorted = malloc(((size_t)r->n_err + 1) * sizeof *w->sorted),
+    };
+    if (!w->x || !w->skip || !w->tail || !w->ns || !w->kv || !w->sort || !w->one || !w->ns_skip || !w->kv_skip || !w->trivial
+        || !w->real || !w->sorted)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    return KVT_OK;
+}
 
 /* A step whose output is below 1e-12 of the head's largest has no relative error: its norm
  * becomes 0. */
@@ -75,8 +112,8 @@ static void gather_errors(const run *r, const run_cell *c, uint32_t head, gather
     kvt_tail tail;
 
     for (uint32_t i = 0; i < r->n_err; i++)
-        w->x[i] = gather_err_defined(r, c, head, i, n_trivial) ? err[i] : NAN;
-    kvt_tail_of_real(w->x, r->n_err, w->y, &tail);
+        w->real[i] = gather_err_defined(r, c, head, i, n_trivial) ? err[i] : NAN;
+    kvt_tail_of_real(w->real, r->n_err, w->sorted, &tail);
     out->err_n = tail.n;
     if (!tail.n)
         return;
@@ -86,8 +123,8 @@ static void gather_errors(const run *r, const run_cell *c, uint32_t head, gather
     out->out_err_q95 = tail.q95;
     out->out_err_cvar95 = tail.cvar95;
     for (uint32_t i = 0; i < r->n_err; i++)
-        w->x[i] = isnan(w->x[i]) || !isfinite(sep[i]) ? NAN : sep[i];
-    kvt_tail_of_real(w->x, r->n_err, w->y, &tail);
+        w->real[i] = isnan(w->real[i]) || !isfinite(sep[i]) ? NAN : sep[i];
+    kvt_tail_of_real(w->real, r->n_err, w->sorted, &tail);
     if (tail.n)
         out->value_sep_mean = tail.mean;
 }
@@ -99,9 +136,9 @@ static void gather_prompt_share(const run *r, const run_cell *c, uint32_t head, 
     for (uint32_t t = 0; t < r->G; t++) {
         const double *p = c->part + ((size_t)head * r->G + t) * N_PARTS;
         const double mass = r->L.prompt_mass[(size_t)head * r->G + t];
-        w->a[t] = mass > 0 ? kvt_q31((p[PART_SINK] + p[PART_SELECTION] + p[PART_LATE]) / mass) : 0;
+        w->one[t] = mass > 0 ? kvt_q31((p[PART_SINK] + p[PART_SELECTION] + p[PART_LATE]) / mass) : 0;
     }
-    kvt_tail_of(w->a, w->trivial, r->G, w->s, &tail);
+    kvt_top_of(w->one, w->trivial, r->G, &tail);
     out->lost_prompt_mean = tail.mean;
     out->lost_prompt_max = tail.max;
 }
@@ -122,13 +159,36 @@ static void gather_regret(const run *r, const uint32_t *lost, const uint32_t *or
     }
 }
 
+/* Runs above the thresholds; `largest`: of the losses of the steps that count. */
+static void gather_taus(const run *r, run_cell *c, uint32_t head, uint32_t largest)
+{
+    const size_t slot = (size_t)r->L.head0 + head;
+    const uint32_t *lost = c->lost_q31 + slot * r->G, *oracle = c->oracle_q31 + slot * r->G;
+    const uint32_t n_trivial = kvt__n_trivial(r, c);
+
+    for (uint32_t k = 0; k < KVT_N_TAU; k++) {
+        const uint32_t tau = kvt_q31(kvt_tau[k]);
+        kvt_tau_result *x = &c->tau[slot * KVT_N_TAU + k];
+        kvt_runs runs;
+        *x = (kvt_tau_result){ .layer = r->L.layer, .head = head, .tau = k };
+        if (largest <= tau)
+            continue;
+        kvt_runs_of(lost, n_trivial, r->G, tau, &runs);
+        x->n_exceed = runs.n_exceed, x->n_run = runs.n_run, x->longest_run = runs.longest;
+        x->longest_start = runs.longest_start, x->first_step = runs.first, x->excess_area = runs.area;
+        for (uint32_t t = n_trivial; t < r->G; t++)
+            x->n_infeasible += lost[t] > tau && oracle[t] > tau;
+    }
+}
+
 static void gather_head(const run *r, run_cell *c, uint32_t head, gather_buf *w)
 {
     const size_t slot = (size_t)r->L.head0 + head;
     const uint32_t *lost = c->lost_q31 + slot * r->G, *oracle = c->oracle_q31 + slot * r->G;
     const uint32_t *fixed = kvt__fixed_of(r, c, head), n_trivial = kvt__n_trivial(r, c);
+    const kvt_tail *all = &w->tail[head], *ns = &w->tail[r->L.H + head];
     kvt_head_result *out = &c->head[slot];
-    kvt_tail tail;
+    kvt_tail top;
 
     *out = (kvt_head_result){
         .layer = r->L.layer, .head = head, .n_step = r->G, .n_trivial = n_trivial, .n_held = kvt__held(r, c, head),
@@ -136,40 +196,26 @@ static void gather_head(const run *r, run_cell *c, uint32_t head, gather_buf *w)
         .lost_prompt_mean = NAN, .lost_prompt_max = NAN, .out_err_mean = NAN, .out_err_max = NAN,
         .out_err_q95 = NAN, .out_err_cvar95 = NAN, .value_sep_mean = NAN, .fixed_mean = NAN, .fixed_max = NAN,
     };
-    for (uint32_t t = 0; t < r->G; t++)
-        w->trivial[t] = t < n_trivial;
-    kvt_tail_of(lost, w->trivial, r->G, w->s, &tail);
-    out->lost_mean = tail.mean, out->lost_max = tail.max, out->max_step = tail.max_at;
-    out->lost_q50 = tail.q50, out->lost_q90 = tail.q90, out->lost_q95 = tail.q95, out->lost_q99 = tail.q99;
-    out->lost_cvar95 = tail.cvar95, out->lost_cvar99 = tail.cvar99;
-    kvt_tail_of(oracle, w->trivial, r->G, w->s, &tail);
-    out->oracle_mean = tail.mean, out->oracle_max = tail.max;
+    out->lost_mean = all->mean, out->lost_max = all->max, out->max_step = all->max_at;
+    out->lost_q50 = all->q50, out->lost_q90 = all->q90, out->lost_q95 = all->q95, out->lost_q99 = all->q99;
+    out->lost_cvar95 = all->cvar95, out->lost_cvar99 = all->cvar99;
+    kvt_top_of(oracle, w->trivial, r->G, &top);
+    out->oracle_mean = top.mean, out->oracle_max = top.max;
     if (fixed) {
-        kvt_tail_of(fixed, w->trivial, r->G, w->s, &tail);
-        out->fixed_mean = tail.mean, out->fixed_max = tail.max;
+        kvt_top_of(fixed, w->trivial, r->G, &top);
+        out->fixed_mean = top.mean, out->fixed_max = top.max;
     }
     gather_regret(r, lost, oracle, n_trivial, out);
-    gather_ns(r, c, head, w->a, w->skip);
-    kvt_tail_of(w->a, w->skip, r->G, w->s, &tail);
-    out->ns_n = tail.n;
-    if (tail.n) {
-        out->lost_ns_mean = tail.mean, out->lost_ns_max = tail.max, out->ns_max_step = tail.max_at;
-        out->lost_ns_q95 = tail.q95, out->lost_ns_cvar95 = tail.cvar95;
+    out->ns_n = ns->n;
+    if (ns->n) {
+        out->lost_ns_mean = ns->mean, out->lost_ns_max = ns->max, out->ns_max_step = ns->max_at;
+        out->lost_ns_q95 = ns->q95, out->lost_ns_cvar95 = ns->cvar95;
     }
     if (!c->online)
         gather_prompt_share(r, c, head, w, out);
     if (c->err)
         gather_errors(r, c, head, w, out);
-    for (uint32_t k = 0; k < KVT_N_TAU; k++) {
-        const uint32_t tau = kvt_q31(kvt_tau[k]);
-        kvt_tau_result *x = &c->tau[slot * KVT_N_TAU + k];
-        kvt_runs runs;
-        kvt_runs_of(lost, n_trivial, r->G, tau, &runs);
-        *x = (kvt_tau_result){ .layer = r->L.layer, .head = head, .tau = k, .n_exceed = runs.n_exceed, .n_run = runs.n_run,
-            .longest_run = runs.longest, .longest_start = runs.longest_start, .first_step = runs.first, .excess_area = runs.area };
-        for (uint32_t t = n_trivial; t < r->G; t++)
-            x->n_infeasible += lost[t] > tau && oracle[t] > tau;
-    }
+    gather_taus(r, c, head, kvt_q31(all->max));
 }
 
 /* -------------------------------------------------------------- one KV head */
@@ -187,7 +233,7 @@ static uint32_t gather_reduce(const uint32_t *x, size_t stride, const uint8_t *s
         n++;
     }
     *none = n == 0;
-    return n == 0 ? 0 : mean ? (uint32_t)llrint((double)sum / (double)n) : (uint32_t)max;
+    return n == 0 ? 0 : mean ? kvt_round((double)sum / (double)n) : (uint32_t)max;
 }
 
 static uint32_t gather_kv_held(const run *r, const run_cell *c, uint32_t kv)
@@ -217,35 +263,23 @@ static double gather_kv_error(const run *r, const run_cell *c, uint32_t kv, int 
             max = e > max ? e : max;
             n++;
         }
-        w->x[i] = n == 0 ? NAN : mean ? sum / n : max;
+        w->real[i] = n == 0 ? NAN : mean ? sum / n : max;
     }
-    kvt_tail_of_real(w->x, r->n_err, w->y, &tail);
+    kvt_tail_of_real(w->real, r->n_err, w->sorted, &tail);
     return tail.n ? tail.cvar95 : NAN;
 }
 
-static void gather_kv(const run *r, run_cell *c, uint32_t kv, int mean, gather_buf *w, uint32_t *ns, uint8_t *ns_skip)
+static void gather_kv(const run *r, run_cell *c, uint32_t kv, int mean, gather_buf *w)
 {
-    const uint32_t group = r->L.group, G = r->G, n_trivial = kvt__n_trivial(r, c);
-    const uint32_t *lost = c->lost_q31 + ((size_t)r->L.head0 + (size_t)kv * group) * G;
+    const kvt_tail *all = &w->tail[gather_kv_at(&r->L, kv, mean)], *ns = all + 1;
     kvt_kvhead_result *out = &c->kvhead[((size_t)r->L.kv0 + kv) * 2 + (mean ? 1 : 0)];
-    kvt_tail tail;
 
     *out = (kvt_kvhead_result){ .layer = r->L.layer, .kv_head = kv, .agg_mean = mean, .n_held = gather_kv_held(r, c, kv),
         .lost_ns_mean = NAN, .lost_ns_max = NAN, .lost_ns_cvar95 = NAN, .out_err_cvar95 = NAN };
-    for (uint32_t t = 0; t < G; t++) {
-        w->trivial[t] = t < n_trivial;
-        w->a[t] = gather_reduce(lost + t, G, NULL, group, mean, &w->skip[t]);
-    }
-    kvt_tail_of(w->a, w->trivial, G, w->s, &tail);
-    out->lost_mean = tail.mean, out->lost_max = tail.max, out->max_step = tail.max_at;
-    out->lost_q95 = tail.q95, out->lost_cvar95 = tail.cvar95;
-    for (uint32_t h = 0; h < group; h++)
-        gather_ns(r, c, kv * group + h, ns + (size_t)h * G, ns_skip + (size_t)h * G);
-    for (uint32_t t = 0; t < G; t++)
-        w->a[t] = gather_reduce(ns + t, G, ns_skip + t, group, mean, &w->skip[t]);
-    kvt_tail_of(w->a, w->skip, G, w->s, &tail);
-    if (tail.n)
-        out->lost_ns_mean = tail.mean, out->lost_ns_max = tail.max, out->lost_ns_cvar95 = tail.cvar95;
+    out->lost_mean = all->mean, out->lost_max = all->max, out->max_step = all->max_at;
+    out->lost_q95 = all->q95, out->lost_cvar95 = all->cvar95;
+    if (ns->n)
+        out->lost_ns_mean = ns->mean, out->lost_ns_max = ns->max, out->lost_ns_cvar95 = ns->cvar95;
     if (c->err)
         out->out_err_cvar95 = gather_kv_error(r, c, kv, mean, w);
 }
@@ -292,36 +326,64 @@ static void gather_layer_row(const run *r, run_cell *c)
     out->held_mean = held / L->Hkv;
 }
 
+/* Series of one KV head from those of its group. */
+static void gather_kv_series(const run *r, const run_cell *c, uint32_t kv, int mean, gather_buf *w)
+{
+    const layer_run *L = &r->L;
+    const uint32_t group = L->group, G = r->G, at = gather_kv_at(L, kv, mean);
+    const uint32_t *lost = c->lost_q31 + ((size_t)L->head0 + (size_t)kv * group) * G, *ns = w->ns + (size_t)kv * group * G;
+    const uint8_t *skip = w->ns_skip + (size_t)kv * group * G;
+    uint32_t *kv_lost = w->kv + (size_t)(at - 2 * L->H) * G, *kv_ns = kv_lost + G;
+    uint8_t *kv_skip = w->kv_skip + ((size_t)kv * 2 + (mean ? 1 : 0)) * G, none;
+
+    for (uint32_t t = 0; t < G; t++) {
+        kv_lost[t] = gather_reduce(lost + t, G, NULL, group, mean, &none);
+        kv_ns[t] = gather_reduce(ns + t, G, skip + t, group, mean, &kv_skip[t]);
+    }
+    w->x[at] = kv_lost, w->skip[at] = w->trivial;
+    w->x[at + 1] = kv_ns, w->skip[at + 1] = kv_skip;
+}
+
+/* All series of a cell, and their tails. */
+static void gather_tails(const run *r, const run_cell *c, gather_buf *w)
+{
+    const layer_run *L = &r->L;
+    const uint32_t n_trivial = kvt__n_trivial(r, c), n = gather_n_series(L), H = L->H, G = r->G;
+
+    for (uint32_t t = 0; t < G; t++)
+        w->trivial[t] = t < n_trivial;
+    for (uint32_t h = 0; h < H; h++) {
+        gather_ns(r, c, h, w->ns + (size_t)h * G, w->ns_skip + (size_t)h * G);
+        w->x[h] = c->lost_q31 + ((size_t)L->head0 + h) * G, w->skip[h] = w->trivial;
+        w->x[H + h] = w->ns + (size_t)h * G, w->skip[H + h] = w->ns_skip + (size_t)h * G;
+    }
+    for (uint32_t g = 0; g < L->Hkv; g++)
+        for (int mean = 0; mean < 2; mean++)
+            gather_kv_series(r, c, g, mean, w);
+    for (uint32_t k = 0; k < n; k += KVT_TILE)
+        kvt_tails_of(r->kern, w->x + k, w->skip + k, n - k < KVT_TILE ? n - k : KVT_TILE, G, w->sort, w->tail + k);
+}
+
 static kvt_status gather_cell_layer(run *r, run_cell *c, kvt_err *err)
 {
     const layer_run *L = &r->L;
-    const size_t G = r->G;
-    gather_buf w = { 0 };
-    uint32_t *ints = malloc((4 + L->group) * G * sizeof *ints);
-    uint8_t *bytes = malloc((2 + L->group) * G);
-    double *reals = malloc(2 * ((size_t)r->n_err + 1) * sizeof *reals);
-    kvt_status st = KVT_OK;
+    gather_buf w;
+    kvt_status st = gather_buf_alloc(r, &w, err);
 
-    if (!ints || !bytes || !reals) {
-        st = kvt_fail(err, KVT_ENOMEM, "out of memory");
+    if (st < 0)
         goto done;
-    }
-    w.a = ints, w.s = ints + G;                  /* s: 2 G */
-    w.skip = bytes, w.trivial = bytes + G;
-    w.x = reals, w.y = reals + r->n_err + 1;
+    gather_tails(r, c, &w);
     for (uint32_t h = 0; h < L->H; h++)
         gather_head(r, c, h, &w);
     for (uint32_t g = 0; g < L->Hkv; g++)
         for (int mean = 0; mean < 2; mean++)
-            gather_kv(r, c, g, mean, &w, ints + 4 * G, bytes + 2 * G);
+            gather_kv(r, c, g, mean, &w);
     gather_layer_row(r, c);
     for (uint32_t h = 0; h < L->H && st == KVT_OK; h++)
         if (kvt__vio_move(c->all_vio, &c->vio[h]) < 0)
             st = kvt_fail(err, KVT_ENOMEM, "out of memory for violations");
 done:
-    free(ints);
-    free(bytes);
-    free(reals);
+    gather_buf_free(&w);
     return st;
 }
 

@@ -7,19 +7,23 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include "kvt_kernels.h"
 
 #define KVT_Q31_ONE 2147483648.0
 
-/* x 2^31 to the nearest integer, halves to even, clamped to [0, 2^31]; NaN is 0. Adding
- * 1.5 * 2^52 rounds and leaves the integer in the low bits, without a call of llrint(). */
-static inline uint32_t kvt_q31(double x)
+/* x in [0, 2^31] to the nearest integer, halves to even: added to 2^52 it is rounded to an
+ * integer and stands in the low bits, without a call of the C library. */
+static inline uint32_t kvt_round(double x)
 {
-    double y = (!(x > 0) ? 0 : x >= 1 ? 1 : x) * KVT_Q31_ONE + 0x1.8p+52;
+    const double shifted = x + 4503599627370496.0;
     uint64_t bits;
 
-    memcpy(&bits, &y, sizeof bits);
+    memcpy(&bits, &shifted, sizeof bits);
     return (uint32_t)bits;
 }
+
+/* x 2^31, rounded, clamped to [0, 2^31]; NaN gives 0. */
+static inline uint32_t kvt_q31(double x) { return kvt_round((x > 0 ? x < 1 ? x : 1 : 0) * KVT_Q31_ONE); }
 static inline double kvt_from_q31(uint32_t q) { return (double)q / KVT_Q31_ONE; }
 
 typedef struct kvt_tail {           /* of the values that count                       */
@@ -30,9 +34,18 @@ typedef struct kvt_tail {           /* of the values that count                 
     double   cvar95, cvar99;        /* mean of the worst 5 %, 1 %, fractional last atom */
 } kvt_tail;
 
+/* Of the values x[i], i < n, with skip == NULL or skip[i] == 0: n, mean, max and max_at; the
+ * rest, which needs them in order, is 0. */
+void kvt_top_of(const uint32_t *x, const uint8_t *skip, uint32_t n, kvt_tail *out);
+
 /* Tail of the values x[i], i < n, with skip == NULL or skip[i] == 0. scratch: 2 n
  * entries. */
 void kvt_tail_of(const uint32_t *x, const uint8_t *skip, uint32_t n, uint32_t *scratch, kvt_tail *out);
+
+/* The same for n_series <= 16 series x[k] of n values each, none above 2^31, with skip[k]
+ * not NULL: sorted side by side, the same numbers. scratch: 16 n entries. */
+void kvt_tails_of(const kvt_kernels *kern, const uint32_t *const *x, const uint8_t *const *skip, uint32_t n_series, uint32_t n,
+                  uint32_t *scratch, kvt_tail *out);
 
 /* The same for unbounded values (output errors); NaN is skipped. scratch: n doubles. */
 void kvt_tail_of_real(const double *x, uint32_t n, double *scratch, kvt_tail *out);

@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kvt_sim.h"
@@ -88,6 +89,95 @@ Test(measure, words_sort_like_the_floats_they_hold)
         memcpy(&b, &bits[i], 4);
         cr_assert(a <= b);
     }
+}
+
+Test(measure, rounding_is_to_nearest_and_halves_go_to_even)
+{
+    for (uint32_t i = 0; i < 4000; i++) {
+        const double x = i < 40 ? (i + .5) / KVT_Q31_ONE : fmod(i * .7548776662, 1);
+        cr_assert(kvt_q31(x) == (uint32_t)llrint(x * KVT_Q31_ONE), "%.17g", x);
+    }
+    cr_assert(kvt_q31(-1) == 0 && kvt_q31(NAN) == 0 && kvt_q31(1) == 0x80000000u && kvt_q31(7) == 0x80000000u);
+    cr_assert(kvt_q31(1 - 0x1p-40) == 0x80000000u && kvt_q31(1 - 0x1p-31) == 0x7fffffffu);
+}
+
+static uint32_t draw_state = 1;
+static uint32_t draw(void)
+{
+    draw_state ^= draw_state << 13, draw_state ^= draw_state >> 17, draw_state ^= draw_state << 5;
+    return draw_state;
+}
+static int by_value(const void *a, const void *b)
+{
+    const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Reference: qsort of each lane. */
+Test(measure, every_table_sorts_sixteen_lanes)
+{
+    enum { MOST = 530 };
+    static uint32_t x[MOST * 16], lane[MOST];
+
+    for (uint32_t k = 0; kvt_kernels_at(k); k++) {
+        const kvt_kernels *kern = kvt_kernels_at(k);
+        for (uint32_t n = 0; kern->usable() && n <= MOST; n += n < 70 ? 1 : 23) {
+            uint32_t before[MOST * 16];
+            for (uint32_t i = 0; i < n * 16; i++)
+                before[i] = x[i] = i % 16 < 4 ? draw() % 3 : draw();
+            kern->sort16(x, n);
+            for (uint32_t l = 0; l < 16; l++) {
+                for (uint32_t i = 0; i < n; i++)
+                    lane[i] = before[i * 16 + l];
+                qsort(lane, n, sizeof *lane, by_value);
+                for (uint32_t i = 0; i < n; i++)
+                    cr_assert(x[i * 16 + l] == lane[i], "%s, %u entries, lane %u, entry %u", kern->name, n, l, i);
+            }
+        }
+    }
+}
+
+/* Series of different kinds side by side against kvt_tail_of, one after the other. */
+Test(measure, tails_side_by_side_are_those_one_by_one)
+{
+    enum { MOST = 300 };
+    static uint32_t value[16][MOST], one[2 * MOST], lanes[16 * MOST];
+    static uint8_t out[16][MOST];
+    const uint32_t *x[16];
+    const uint8_t *skip[16];
+
+    for (uint32_t round = 0; round < 200; round++) {
+        const uint32_t n = 1 + draw() % MOST, n_series = 1 + draw() % 16;
+        kvt_tail many[16], want;
+        for (uint32_t s = 0; s < n_series; s++) {
+            x[s] = value[s], skip[s] = out[s];
+            for (uint32_t i = 0; i < n; i++) {
+                value[s][i] = s % 3 == 0 ? draw() % 4 * 0x20000000u : draw() >> (1 + draw() % 31);
+                out[s][i] = s == 1 || (s % 4 == 2 && draw() % 2) || (s % 4 == 3 && i < n / 3);
+            }
+        }
+        for (uint32_t k = 0; kvt_kernels_at(k); k++) {
+            if (!kvt_kernels_at(k)->usable())
+                continue;
+            memset(many, 0xff, sizeof many);
+            kvt_tails_of(kvt_kernels_at(k), x, skip, n_series, n, lanes, many);
+            for (uint32_t s = 0; s < n_series; s++) {
+                kvt_tail_of(x[s], skip[s], n, one, &want);
+                cr_assert(memcmp(&many[s], &want, sizeof want) == 0, "%s, series %u of %u, %u values", kvt_kernels_at(k)->name, s, n_series, n);
+            }
+        }
+    }
+}
+
+Test(measure, the_top_of_a_series_needs_no_order)
+{
+    const uint32_t q[5] = { kvt_q31(.5), kvt_q31(.25), kvt_q31(.75), kvt_q31(.75), 0 };
+    kvt_tail t;
+
+    kvt_top_of(q, NULL, 5, &t);
+    cr_assert(t.n == 5 && t.mean == .45 && t.max == .75 && t.max_at == 2 && t.q95 == 0 && t.cvar95 == 0);
+    kvt_top_of(q, (const uint8_t[5]){ 1, 1, 1, 1, 0 }, 5, &t);
+    cr_assert(t.n == 1 && t.mean == 0 && t.max == 0 && t.max_at == 4, "a largest value of 0 has a place too");
 }
 
 /* ---- the ladder of bounds, on rows that are planted exactly ----------------------- */
