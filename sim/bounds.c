@@ -5,6 +5,7 @@
  * risk) and `all` (everything but the newcomer competes). Counts are shared by all heads
  * of a layer: one sorted list per family. */
 #include "replay_impl.h"
+#include "row_oracle.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -69,70 +70,108 @@ static uint32_t bounds_find(const uint32_t *list, uint32_t n, uint32_t value)
     return lo;
 }
 
-/* u(B) = sum of the n - B smallest of the row, for every B of the list. */
-static void bounds_oracle_row(uint32_t *bits, uint32_t n, uint32_t *tmp, const uint32_t *count, uint32_t n_count,
-                              uint32_t *out, size_t stride)
-{
-    double sum = 0;
-    uint32_t done = 0;
+/* What one head is measured with. */
+typedef struct bounds_buf {
+    kvt_row_oracle *oracle;
+    float    *rows;                 /* [16][stride] the rows of a tile                */
+    size_t    stride;
+    uint64_t *lost;                 /* [counts of the longer list] in 2^-40           */
+} bounds_buf;
 
-    kvt_sort_u32(bits, n, tmp);
-    for (uint32_t i = n_count; i-- > 0;) {       /* largest B first: fewest terms */
-        const uint32_t end = count[i] < n ? n - count[i] : 0;
-        for (; done < end; done++) {
-            float x;
-            memcpy(&x, &bits[done], sizeof x);
-            sum += kvt_mass(x);
-        }
-        out[i * stride] = kvt_q31(sum);
-    }
+static void bounds_buf_free(bounds_buf *w)
+{
+    kvt_row_oracle_free(w->oracle);
+    free(w->rows), free(w->lost);
 }
 
-/* Entries of an ascending row that are larger than x. */
-static uint32_t bounds_above(const uint32_t *bits, uint32_t n, uint32_t x)
+/* An odd number of lines between rows: the same key of 16 rows then lies in 16 sets of a
+ * cache. */
+static kvt_status bounds_buf_alloc(const run *r, bounds_buf *w, kvt_err *err)
 {
-    uint32_t lo = 0, hi = n;
+    const size_t n_count = r->L.n_b_prompt > r->L.n_b_all ? r->L.n_b_prompt : r->L.n_b_all;
 
-    while (lo < hi) {
-        const uint32_t mid = lo + (hi - lo) / 2;
-        if (bits[mid] <= x)
-            lo = mid + 1;
-        else
-            hi = mid;
+    w->stride = (((size_t)r->T + 127) & ~(size_t)127) + KVT_TILE;
+    w->oracle = kvt_row_oracle_new(r->T);
+    w->rows = malloc(KVT_TILE * w->stride * sizeof *w->rows);
+    w->lost = malloc((n_count + 1) * sizeof *w->lost);
+    if (w->oracle && w->rows && w->lost)
+        return KVT_OK;
+    return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for the oracle; use a smaller -j", r->src->path, r->L.layer);
+}
+
+typedef float  bounds_f4 __attribute__((vector_size(16)));
+typedef double bounds_d4 __attribute__((vector_size(32)));
+
+/* col[j] += every row's entry j, row after row. */
+static void bounds_columns(const bounds_buf *w, uint32_t n_rows, uint32_t n_keys, double *col)
+{
+    uint32_t j = 0;
+
+    for (; j + 4 <= n_keys; j += 4) {
+        bounds_d4 sum;
+        memcpy(&sum, col + j, sizeof sum);
+        for (uint32_t i = 0; i < n_rows; i++) {
+            bounds_f4 a;
+            memcpy(&a, w->rows + i * w->stride + j, sizeof a);
+            sum += __builtin_convertvector(a, bounds_d4);
+        }
+        memcpy(col + j, &sum, sizeof sum);
     }
-    return n - lo;
+    for (; j < n_keys; j++)
+        for (uint32_t i = 0; i < n_rows; i++)
+            col[j] += (double)w->rows[i * w->stride + j];
 }
 
 /* What the per-step oracle evicts at step t, split at the sinks: an entry is evicted when
- * at least `keep` entries are larger, or equal and at a lower position. `sorted`: the
- * row's prompt part, ascending. */
-static void bounds_split_oracle(run *r, uint32_t head, uint32_t t, const float *tile, uint32_t lane, const uint32_t *sorted)
+ * at least `keep` entries are larger, or equal and at a lower position. above[s]: how many
+ * are larger than sink s; lost: by the list of the prompt. */
+static void bounds_split_oracle(run *r, uint32_t head, uint32_t t, const float *row, const uint32_t *above, const uint64_t *lost)
 {
-    uint32_t sink[KVT_N_SINK], n_sink = r->N < KVT_N_SINK ? r->N : KVT_N_SINK;
+    const uint32_t n_sink = r->N < KVT_N_SINK ? r->N : KVT_N_SINK;
 
-    for (uint32_t s = 0; s < n_sink; s++)
-        memcpy(&sink[s], &tile[(size_t)s * KVT_TILE + lane], sizeof *sink);
     for (uint32_t i = 0; i < r->n_cells; i++) {
         run_cell *c = &r->cell[i];
-        double *part, lost = 0;
+        double *part, all;
         uint32_t keep;
         if (!c->bound || !c->measured || c->curve)
             continue;
         keep = kvt__held(r, c, head);
         part = c->part + ((size_t)head * r->G + t) * N_PARTS;
-        for (uint32_t k = 0; k + keep < r->N; k++) {
-            float x;
-            memcpy(&x, &sorted[k], sizeof x);
-            lost += kvt_mass(x);
-        }
         for (uint32_t s = 0; s < n_sink; s++) {
-            uint32_t before = bounds_above(sorted, r->N, sink[s]);
+            uint32_t before = above[s];
             for (uint32_t q = 0; q < s; q++)
-                before += sink[q] == sink[s];
+                before += row[q] == row[s];
             if (before >= keep)
-                part[PART_SINK] += kvt_mass(tile[(size_t)s * KVT_TILE + lane]);
+                part[PART_SINK] += kvt_mass(row[s]);
         }
-        part[PART_LATE] = lost > part[PART_SINK] ? lost - part[PART_SINK] : 0;
+        all = (double)lost[bounds_find(r->L.b_prompt, r->L.n_b_prompt, keep)] * 0x1p-40;
+        part[PART_LATE] = all > part[PART_SINK] ? all - part[PART_SINK] : 0;
+    }
+}
+
+/* Both families of one row, at every count. */
+static void bounds_oracle_row(run *r, uint32_t head, uint32_t t, const float *row, int any_bound, bounds_buf *w)
+{
+    layer_run *L = &r->L;
+    const uint32_t n_sink = r->N < KVT_N_SINK ? r->N : KVT_N_SINK;
+    uint32_t above[KVT_N_SINK];
+
+    kvt_row_oracle_start(w->oracle, r->N + t);
+    if (L->n_b_prompt) {
+        uint32_t *out = L->oracle_prompt + (size_t)head * L->n_b_prompt * r->G + t;
+        kvt_row_oracle_more(w->oracle, row, r->N);
+        kvt_row_oracle_lost(w->oracle, row, L->b_prompt, L->n_b_prompt, w->lost, row, any_bound ? n_sink : 0, above);
+        for (uint32_t k = 0; k < L->n_b_prompt; k++)
+            out[(size_t)k * r->G] = kvt_q31((double)w->lost[k] * 0x1p-40);
+        if (any_bound)
+            bounds_split_oracle(r, head, t, row, above, w->lost);
+    }
+    if (L->n_b_all) {
+        uint32_t *out = L->oracle_all + (size_t)head * L->n_b_all * r->G + t;
+        kvt_row_oracle_more(w->oracle, row, r->N + t);
+        kvt_row_oracle_lost(w->oracle, row, L->b_all, L->n_b_all, w->lost, NULL, 0, NULL);
+        for (uint32_t k = 0; k < L->n_b_all; k++)
+            out[(size_t)k * r->G] = kvt_q31((double)w->lost[k] * 0x1p-40);
     }
 }
 
@@ -140,61 +179,62 @@ static void bounds_split_oracle(run *r, uint32_t head, uint32_t t, const float *
 static void bounds_head(void *arg, uint32_t head, uint32_t thread)
 {
     run *r = arg;
-    layer_run *L = &r->L;
-    const uint32_t T = r->T, N = r->N, G = r->G;
-    float *scratch = r->scratch[thread];
-    uint32_t *row = (uint32_t *)(void *)((char *)r->scratch[thread] + r->scratch_bytes) - 2 * (size_t)T, *tmp = row + T;
-    double *col = L->col + (size_t)head * T;
+    double *col = r->L.col + (size_t)head * r->T;
+    bounds_buf w = { 0 };
+    int any_bound = 0;
 
-    for (uint32_t b = 0; b < r->n_blocks; b++) {
-        const float *tile = kvt__tile(r, head, b, scratch);
-        const uint32_t t0 = b * KVT_TILE, n = G - t0 < KVT_TILE ? G - t0 : KVT_TILE;
-        for (uint32_t j = 0; j < N + t0 + n; j++)
+    r->item_status[head] = bounds_buf_alloc(r, &w, &r->item_err[head]);
+    for (uint32_t i = 0; i < r->n_cells; i++)
+        any_bound |= r->cell[i].bound && r->cell[i].measured;
+    for (uint32_t b = 0; b < r->n_blocks && r->item_status[head] == KVT_OK; b++) {
+        const float *tile = kvt__tile(r, head, b, r->scratch[thread]);
+        const uint32_t t0 = b * KVT_TILE, n = r->G - t0 < KVT_TILE ? r->G - t0 : KVT_TILE;
+        kvt_row_oracle_lanes(tile, r->N + t0 + n, w.stride, w.rows);
+        bounds_columns(&w, n, r->N + t0, col);
+        for (uint32_t j = r->N + t0; j < r->N + t0 + n; j++)
             for (uint32_t i = 0; i < n; i++)
-                if (j != N + t0 + i)             /* the newcomer is not at risk */
-                    col[j] += (double)tile[(size_t)j * KVT_TILE + i];
-        for (uint32_t i = 0; i < n; i++) {
-            if (L->n_b_prompt) {
-                for (uint32_t j = 0; j < N; j++)
-                    memcpy(&row[j], &tile[(size_t)j * KVT_TILE + i], sizeof *row);
-                bounds_oracle_row(row, N, tmp, L->b_prompt, L->n_b_prompt,
-                                  L->oracle_prompt + (size_t)head * L->n_b_prompt * G + t0 + i, G);
-                bounds_split_oracle(r, head, t0 + i, tile, i, row);
-            }
-            if (L->n_b_all) {
-                for (uint32_t j = 0; j < N + t0 + i; j++)
-                    memcpy(&row[j], &tile[(size_t)j * KVT_TILE + i], sizeof *row);
-                bounds_oracle_row(row, N + t0 + i, tmp, L->b_all, L->n_b_all,
-                                  L->oracle_all + (size_t)head * L->n_b_all * G + t0 + i, G);
-            }
-        }
+                if (j != r->N + t0 + i)          /* the newcomer is not at risk */
+                    col[j] += (double)w.rows[i * w.stride + j];
+        for (uint32_t i = 0; i < n; i++)
+            bounds_oracle_row(r, head, t0 + i, w.rows + i * w.stride, any_bound, &w);
     }
+    bounds_buf_free(&w);
 }
 
-typedef struct ranked { double v; uint32_t j; } ranked;
+typedef struct ranked { uint64_t key; uint32_t j; } ranked;
 
-static int bounds_rank_cmp(const void *a, const void *b)
+/* Keys by falling column sum, ties by position: the bits of non-negative doubles sort like
+ * the doubles, inverted they fall. Stable passes of 11 bits; tmp: n more. */
+static void bounds_rank(const double *col, uint32_t n, ranked *x, ranked *tmp)
 {
-    const ranked *x = a, *y = b;
-
-    if (x->v != y->v)
-        return x->v > y->v ? -1 : 1;
-    return (x->j > y->j) - (x->j < y->j);
+    for (uint32_t j = 0; j < n; j++) {
+        memcpy(&x[j].key, &col[j], sizeof x[j].key);
+        x[j] = (ranked){ ~x[j].key, j };
+    }
+    for (uint32_t shift = 0; shift < 64; shift += 11) {
+        uint32_t at[2048] = { 0 }, sum = 0;
+        for (uint32_t i = 0; i < n; i++)
+            at[(x[i].key >> shift) & 2047u]++;
+        for (uint32_t b = 0; b < 2048; b++) {
+            const uint32_t c = at[b];
+            at[b] = sum;
+            sum += c;
+        }
+        for (uint32_t i = 0; i < n; i++)
+            tmp[at[(x[i].key >> shift) & 2047u]++] = x[i];
+        memcpy(x, tmp, n * sizeof *x);
+    }
 }
 
 /* Class of key j: index of the smallest count whose best fixed set holds it. */
 static kvt_status bounds_fixed_classes(const double *col, uint32_t n, const uint32_t *count, uint32_t n_count,
                                        uint16_t *cls, kvt_err *err)
 {
-    ranked *x = malloc((n ? n : 1) * sizeof *x);
+    ranked *x = malloc((2 * (size_t)n + 1) * sizeof *x);
 
     if (!x)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
-    for (uint32_t j = 0; j < n; j++) {
-        x[j].v = col[j];
-        x[j].j = j;
-    }
-    qsort(x, n, sizeof *x, bounds_rank_cmp);
+    bounds_rank(col, n, x, x + n);
     for (uint32_t rank = 0, k = 0; rank < n; rank++) {
         while (k < n_count && rank >= count[k])
             k++;
@@ -260,6 +300,18 @@ int kvt__wants_bounds(const run *r)
     return 0;
 }
 
+static kvt_status bounds_each_head(run *r, void (*work)(void *arg, uint32_t head, uint32_t thread), kvt_err *err)
+{
+    kvt_pool_run(r->pool, r->L.H, work, r);
+    for (uint32_t h = 0; h < r->L.H; h++)
+        if (r->item_status[h] < 0) {
+            if (err)
+                *err = r->item_err[h];
+            return r->item_status[h];
+        }
+    return KVT_OK;
+}
+
 kvt_status kvt__bounds(run *r, kvt_err *err)
 {
     layer_run *L = &r->L;
@@ -280,15 +332,8 @@ kvt_status kvt__bounds(run *r, kvt_err *err)
     L->fixed_all = calloc(HG * L->n_b_all + 1, sizeof(uint32_t));
     if (!L->col || !L->oracle_prompt || !L->fixed_prompt || !L->oracle_all || !L->fixed_all)
         return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for bounds", r->src->path, L->layer);
-    kvt_pool_run(r->pool, L->H, bounds_head, r);
-    kvt_pool_run(r->pool, L->H, bounds_fixed_head, r);
-    for (uint32_t h = 0; h < L->H; h++)
-        if (r->item_status[h] < 0) {
-            if (err)
-                *err = r->item_err[h];
-            return r->item_status[h];
-        }
-    return KVT_OK;
+    KVT_TRY(bounds_each_head(r, bounds_head, err));
+    return bounds_each_head(r, bounds_fixed_head, err);
 }
 
 const uint32_t *kvt__oracle_at(const run *r, uint32_t head, uint32_t count)
