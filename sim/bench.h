@@ -100,9 +100,11 @@ kvt_status  bench_fma(void *arg, double *s, kvt_err *err);      /* sets flops   
 int         bench_fma_usable(const char *isa);
 kvt_status  bench_peak(bench_out *o, kvt_err *err);
 
-/* bench_rows.c, bench_mass.c, bench_sweep.c, bench_growth.c */
+/* bench_rows.c, bench_mass.c, bench_oracle.c, bench_sweep.c, bench_growth.c */
 kvt_status  bench_rows(bench_out *o, kvt_err *err);
 kvt_status  bench_mass(bench_out *o, kvt_err *err);
+kvt_status  bench_oracle(bench_out *o, kvt_err *err);
+kvt_status  bench_stats(bench_out *o, kvt_err *err);
 kvt_status  bench_sweep(bench_out *o, kvt_err *err);
 kvt_status  bench_scale(bench_out *o, kvt_err *err);
 kvt_status  bench_store(bench_out *o, kvt_err *err);

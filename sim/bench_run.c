@@ -14,6 +14,8 @@ const bench_def bench_defs[] = {
     { "peak",  "what the machine can do: DRAM, L2, L3, fused multiply-adds, disk", bench_peak },
     { "rows",  "attention rows of one head per instruction set, against the measured FMA peak", bench_rows },
     { "mass",  "evicted mass of all policies and budgets, against a scalar gather", bench_mass },
+    { "oracle", "per-step oracle at every budget, against sorting each row", bench_oracle },
+    { "stats", "quantiles and tail means of cells, against qsort of each cell", bench_stats },
     { "sweep", "a whole replay against its decode rows alone; --baseline: against a naive sweep in numpy", bench_sweep },
     { "scale", "growth of a replay with layers, steps, keys and budgets", bench_scale },
     { "store", "a replay into a database against one whose results are dropped", bench_store },

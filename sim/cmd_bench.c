@@ -15,7 +15,7 @@
 
 static const kvt_opt bench_opts[] = {
     { "isa", 0, KVT_OPT_TEXT, "NAME", "auto", 0, 0, "auto|portable|avx2|avx512", "instruction set of the kernels; rows measures all without it" },
-    { "threads", 0, KVT_OPT_UINT, "N", "1", 1, 256, NULL, "threads of peak, sweep, scale and store; rows and mass use one" },
+    { "threads", 0, KVT_OPT_UINT, "N", "1", 1, 256, NULL, "threads of peak, sweep, scale and store; the others use one" },
     { "device", 0, KVT_OPT_TEXT, "NAME", "cpu", 0, 0, "cpu|cuda", "where; this version has no GPU code" },
     { "shape", 0, KVT_OPT_TEXT, "MODEL", NULL, 0, 0, "smollm2|llama8b|qwen7b", "heads, head size, prompt and steps of a model" },
     { "layers", 0, KVT_OPT_UINT, "N", NULL, 1, 1024, NULL, "layers; default 1" },
@@ -37,8 +37,6 @@ static const kvt_opt bench_opts[] = {
 
 /* Benches whose subject this version does not have. */
 static const char *const bench_unbuilt[][2] = {
-    { "oracle", "its reference, sorting each row, is what the engine itself does" },
-    { "stats", "cells are sorted one by one, which is its reference" },
     { "stack", "every capacity is simulated by itself, which is its reference" },
     { "outerr", "there is no output-error kernel" },
     { "colstat", "there is no column-statistics kernel" },

@@ -9,10 +9,10 @@ rm -rf ./*
 path=$PATH                          # what the program looks for python3 in
 
 "$KVTRACE" bench list >out 2>err || fail "list: exit $?: $(cat err)"
-for name in peak rows mass sweep scale store; do
+for name in peak rows mass oracle stats sweep scale store; do
     grep -q "^$name  *[a-z]" out || fail "list does not name $name: $(cat out)"
 done
-grep -q '^oracle .*not in this version' out || fail "list does not say what is missing: $(cat out)"
+grep -q '^stack .*not in this version' out || fail "list does not say what is missing: $(cat out)"
 
 # tiny NAME WORD OPTION...: exit 4 and JSON with the word.
 tiny() {
@@ -43,6 +43,8 @@ for target in run["targets"]:
 small="--steps 20 --policies 3 --budgets 5"
 tiny rows '"name":.*"rows portable' --n 70 --d 20 --isa portable
 tiny mass '"id":.*"M4"' --n 70 --d 16 --steps 20 --policies 2 --budgets 3,9
+tiny oracle '"name":.*"n 70, selection"' --n 70 --steps 20 --budgets 9
+tiny stats '"id":.*"S6"' --steps 37 --policies 3 --budgets 6
 tiny store '"id":.*"D1"' --n 300 $small
 tiny scale '"name":.*"4 x budgets"' --n 300 $small
 tiny sweep '"name":.*"whole sweep' --n 300 $small --threads 2
