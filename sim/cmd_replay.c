@@ -530,6 +530,7 @@ static kvt_status replay_run(const kvt_args *args, int *exit_code, kvt_err *err)
     kvt_status st;
 
     *exit_code = KVT_EXIT_OK;
+    kvt_guard_maps();
     KVT_TRY_GOTO(st, kvt_plugins_load(args, err));
     KVT_TRY_GOTO(st, replay_parse(&job, err));
     KVT_TRY_GOTO(st, replay_open_all(&job, exit_code, err));

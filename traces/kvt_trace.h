@@ -124,9 +124,10 @@ typedef struct kvt_trace_info {
 typedef struct kvt_source_ops {
     const char *name;                      /* "hdf5", "memory"                        */
     /* Rows row..row+n-1 of one head, widened to f32, [n][width] packed, into out,
-     * which holds exactly n * width floats. */
+     * which holds exactly n * width floats. *finite, 0 on entry, becomes 1 when the source
+     * knows that none of them is NaN or an infinity; it need not look. */
     kvt_status (*read)(void *self, kvt_tensor tensor, uint32_t layer, uint32_t head,
-                       uint32_t row, uint32_t n, float *out, kvt_err *err);
+                       uint32_t row, uint32_t n, float *out, int *finite, kvt_err *err);
     void       (*close)(void *self);
 } kvt_source_ops;
 

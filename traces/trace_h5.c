@@ -175,7 +175,19 @@ static kvt_status h5_file_size(kvt_h5_file *f, hid_t fapl, kvt_err *err)
     if (fstat(*(const int *)handle, &sb) < 0 || sb.st_size < 0)
         return kvt_fail(err, KVT_EIO, "%s: %s", f->name, strerror(errno));
     f->n_bytes = (uint64_t)sb.st_size;
+    f->fd = *(const int *)handle;
     return KVT_OK;
+}
+
+static kvt_status h5_file_user_block(kvt_h5_file *f, kvt_err *err)
+{
+    const hid_t fcpl = H5Fget_create_plist(f->id);
+    hsize_t bytes = 0;
+    const int ok = fcpl >= 0 && H5Pget_userblock(fcpl, &bytes) >= 0;
+
+    if (fcpl >= 0) H5Pclose(fcpl);
+    f->user_block = bytes != 0;
+    return ok ? KVT_OK : kvt__h5_fail(err, KVT_EFORMAT, "%s: no creation properties", f->name);
 }
 
 kvt_status kvt__h5_file_open(kvt_h5_file *out, const char *path, kvt_err *err)
@@ -207,6 +219,7 @@ kvt_status kvt__h5_file_open(kvt_h5_file *out, const char *path, kvt_err *err)
         goto done;
     }
     KVT_TRY_GOTO(st, h5_file_size(&f, fapl, err));
+    KVT_TRY_GOTO(st, h5_file_user_block(&f, err));
     *out = f;
 done:
     if (fapl >= 0) H5Pclose(fapl);

@@ -43,6 +43,8 @@ void       kvt__h5_init(void);
 typedef struct kvt_h5_file {
     hid_t    id, lapl;                        /* lapl refuses external links          */
     uint64_t n_bytes;                         /* fstat                                */
+    int      fd;                              /* the library's own, borrowed          */
+    int      user_block;                      /* 1: addresses do not count from byte 0 */
     char     name[256];                       /* printable, for messages              */
 } kvt_h5_file;
 
@@ -79,6 +81,8 @@ typedef struct kvt_h5_dataset {
     uint32_t    rank;
     uint64_t    dims[KVT_H5_MAX_RANK];
     uint64_t    n_elem, n_bytes;              /* logical                              */
+    int         direct;                       /* 1: these bytes lie in the file as they are, */
+    uint64_t    first_byte;                   /* from here on, inside its size        */
     int         space_padded;                 /* of a string                          */
 } kvt_h5_dataset;
 
@@ -101,6 +105,27 @@ kvt_status kvt__h5_dataset_read(const kvt_h5_dataset *d, void *out, kvt_err *err
 /* The block start[], count[] of rank axes, C order, as typed in the file. */
 kvt_status kvt__h5_dataset_read_block(const kvt_h5_dataset *d, const uint64_t *start,
                                       const uint64_t *count, void *out, kvt_err *err);
+
+/* ------------------------------------------------------------ bytes without the library (trace_direct.c) */
+
+/* Bytes from .. from + n - 1 of a direct dataset. EFORMAT: the file became shorter; EIO. */
+kvt_status kvt__h5_direct_read(const kvt_h5_dataset *d, uint64_t from, size_t n, void *out, kvt_err *err);
+/* The line for a read that failed with errno `why` (0 = end of file, or a mapped page that
+ * is not there). */
+kvt_status kvt__h5_direct_failed(const kvt_h5_dataset *d, int why, kvt_err *err);
+
+typedef struct kvt_h5_map {                   /* byte i of the dataset is base[skip + i] */
+    unsigned char *base;                      /* NULL: not mapped                     */
+    size_t         bytes, skip;
+} kvt_h5_map;
+
+/* Maps a large direct dataset where the program guards mapped pages; base stays NULL
+ * otherwise. Read what is mapped inside kvt_guard_touch() only. */
+void kvt__h5_map_open(kvt_h5_map *m, const kvt_h5_dataset *d);
+void kvt__h5_map_close(kvt_h5_map *m);
+/* Bytes from .. from + n - 1, as far as there are such, will be read next. */
+void kvt__h5_map_expect(const kvt_h5_map *m, uint64_t from, size_t n);
+
 /* "3x640x64" into out; at most size bytes. Returns out. */
 char      *kvt__h5_shape(char *out, size_t size, uint32_t rank, const uint64_t *dims);
 

@@ -298,7 +298,7 @@ static kvt_status h5_chunk_storage(const kvt_h5_dataset *d, hid_t dcpl, size_t *
 }
 
 /* Fill values must never stand for data, and no byte may lie outside the file. */
-static kvt_status h5_check_storage(const kvt_h5_dataset *d, hid_t dcpl, kvt_err *err)
+static kvt_status h5_check_storage(kvt_h5_dataset *d, hid_t dcpl, kvt_err *err)
 {
     const H5D_layout_t layout = H5Pget_layout(dcpl);
     const uint64_t file_bytes = d->at.file->n_bytes, stored = H5Dget_storage_size(d->at.id);
@@ -318,6 +318,8 @@ static kvt_status h5_check_storage(const kvt_h5_dataset *d, hid_t dcpl, kvt_err 
         if (at == HADDR_UNDEF || at > file_bytes || d->n_bytes > file_bytes - at)
             return kvt_fail(err, KVT_EFORMAT, "%s: %s: its data lie past the end of the file",
                             d->at.file->name, d->at.path);
+        d->direct = d->type != KVT_H5_OTHER && H5Pget_nfilters(dcpl) == 0 && !d->at.file->user_block;
+        d->first_byte = at;
     }
     return KVT_OK;
 }
@@ -377,11 +379,30 @@ kvt_status kvt__h5_dataset_read(const kvt_h5_dataset *d, void *out, kvt_err *err
     return h5_read(d, H5S_ALL, H5S_ALL, out, err);
 }
 
+/* Is the block one run of bytes of the dataset? Yes: *from and *n. */
+static int h5_block_is_run(const kvt_h5_dataset *d, const uint64_t *start, const uint64_t *count, uint64_t *from, size_t *n)
+{
+    uint64_t first = 0, elements = 1;
+    int whole = 1;                                  /* of all axes behind this one */
+
+    for (uint32_t i = d->rank; i-- > 0;) {
+        if (!whole && count[i] != 1) return 0;
+        whole = whole && count[i] == d->dims[i];
+        elements *= count[i];
+    }
+    for (uint32_t i = 0; i < d->rank; i++) first = first * d->dims[i] + start[i];
+    *from = first * d->elem_bytes;
+    *n = (size_t)(elements * d->elem_bytes);
+    return 1;
+}
+
 kvt_status kvt__h5_dataset_read_block(const kvt_h5_dataset *d, const uint64_t *start,
                                       const uint64_t *count, void *out, kvt_err *err)
 {
     hsize_t s[KVT_H5_MAX_RANK], c[KVT_H5_MAX_RANK], n = 1;
     hid_t file_space, mem_space;
+    uint64_t from;
+    size_t bytes;
     kvt_status st;
 
     for (uint32_t i = 0; i < d->rank; i++) {
@@ -391,6 +412,7 @@ kvt_status kvt__h5_dataset_read_block(const kvt_h5_dataset *d, const uint64_t *s
         n *= count[i];
     }
     if (n == 0) return KVT_OK;
+    if (d->direct && h5_block_is_run(d, start, count, &from, &bytes)) return kvt__h5_direct_read(d, from, bytes, out, err);
     file_space = H5Dget_space(d->at.id);
     mem_space = H5Screate_simple(1, &n, NULL);
     if (file_space < 0 || mem_space < 0 ||

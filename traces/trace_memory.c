@@ -11,7 +11,7 @@ typedef struct memory_source {
 } memory_source;
 
 static kvt_status memory_read(void *self, kvt_tensor tensor, uint32_t layer, uint32_t head, uint32_t row,
-                              uint32_t n, float *out, kvt_err *err)
+                              uint32_t n, float *out, int *finite, kvt_err *err)
 {
     const memory_source *m = self;
     const kvt_layer_info *l = &m->info.layer[layer];
@@ -19,7 +19,7 @@ static kvt_status memory_read(void *self, kvt_tensor tensor, uint32_t layer, uin
     const size_t width = kvt_tensor_width(&m->info, l, tensor);
     const float *from = m->data[(size_t)layer * KVT_T_END + (size_t)tensor];
 
-    (void)err;
+    (void)finite, (void)err;
     memcpy(out, from + (head * rows + row) * width, n * width * sizeof *out);
     return KVT_OK;
 }

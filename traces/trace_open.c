@@ -46,8 +46,10 @@ kvt_status kvt__reader_keep(kvt_reader *r, const char **out, const char *text, k
 void kvt__reader_free(kvt_reader *r)
 {
     if (!r) return;
-    for (size_t i = 0; i < sizeof r->handle / sizeof *r->handle; i++)
+    for (size_t i = 0; i < sizeof r->handle / sizeof *r->handle; i++) {
+        kvt__h5_map_close(&r->handle[i].map);
         kvt__h5_dataset_close(&r->handle[i].d);
+    }
     kvt__h5_group_close(&r->layers);
     kvt__h5_group_close(&r->root);
     kvt__h5_file_close(&r->file);

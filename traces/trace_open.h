@@ -26,6 +26,13 @@ typedef struct kvt_id_attr {                  /* an attribute marked id in FORMA
     const char *s;
 } kvt_id_attr;
 
+typedef struct kvt_handle {                   /* an open dataset of a layer           */
+    kvt_h5_dataset d;
+    kvt_h5_map     map;
+    uint32_t       layer;
+    kvt_tensor     tensor;
+} kvt_handle;
+
 typedef struct kvt_reader {
     kvt_h5_file     file;
     kvt_h5_at       root, layers;
@@ -43,7 +50,7 @@ typedef struct kvt_reader {
     uint32_t        n_rope;                   /* rotary samples                       */
     const int32_t  *rope_index;               /* [n_rope][3] layer, KV head, token    */
     char           *path;                     /* printable, whole                     */
-    struct { kvt_h5_dataset d; uint32_t layer; kvt_tensor tensor; } handle[8];
+    kvt_handle      handle[8];
     uint32_t        next_handle;
 } kvt_reader;
 

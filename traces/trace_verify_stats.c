@@ -26,9 +26,10 @@ static kvt_status stats_head(kvt_check *c, kvt_source *src, uint32_t layer, uint
 
     for (uint32_t at = 0; at < n_prompt; at += STATS_CHUNK) {
         const uint32_t n = n_prompt - at < STATS_CHUNK ? n_prompt - at : STATS_CHUNK;
+        int finite = 0;
 
         for (uint32_t t = 0; t < 3; t++)
-            KVT_TRY(src->ops->read(src->self, tensor[t], layer, head, at, n, x + t * STATS_CHUNK, err));
+            KVT_TRY(src->ops->read(src->self, tensor[t], layer, head, at, n, x + t * STATS_CHUNK, &finite, err));
         for (uint32_t j = 0; j < n; j++) {
             const double sum = (double)x[j], sumsq = (double)x[STATS_CHUNK + j];
             const double max = (double)x[2 * STATS_CHUNK + j];
@@ -152,11 +153,12 @@ kvt_status kvt__verify_rope(kvt_check *out, kvt_source *src, kvt_reader *r, kvt_
         const int32_t *s = r->rope_index + 3 * (size_t)i;
         const uint64_t start[2] = {i, 0}, count[2] = {1, before.dims[1]};
         const kvt_layer_info *l = &src->info->layer[s[0]];
+        int finite = 0;
 
         if (!(l->has & 1u << KVT_T_K) || l->rope_dims == 0) continue;
         KVT_TRY_GOTO(st, kvt__h5_dataset_read_block(&before, start, count, x, err));
         KVT_TRY_GOTO(st, src->ops->read(src->self, KVT_T_K, (uint32_t)s[0], (uint32_t)s[1], (uint32_t)s[2],
-                                        1, y, err));
+                                        1, y, &finite, err));
         rope_judge(out, src->info, s, y, x);
     }
     if (out->n_seen == 0) kvt__check_skip(out, "the sampled layers have no rope or no keys of their own");

@@ -701,6 +701,14 @@ def file_cases(base):
             offset = d.id.get_offset()
             if offset is not None and d.size:
                 of_bytes("bit flipped in %s" % path, flip(offset + d.id.get_storage_size() // 2, 1 << 6), "", (1, 3))
+        k = f[L0 + "/k"]
+        where, n = k.id.get_offset(), k.id.get_storage_size()
+        assert data.count(struct.pack("<QQ", where, n)) == 1
+        for label, x, code in (("one byte past the end", size - n + 1, 3), ("past the end", size + 4096, 3), ("at 2^63", 1 << 63, 3),
+                               ("at the last address", 2**64 - 2, 3), ("undefined", 2**64 - 1, 3),
+                               ("in the superblock", 0, (1, 3)), ("in the root group", 96, (1, 3)), ("unaligned", where + 1, 1)):
+            of_bytes("data of k %s" % label, moved(where, n, x), L0 + "/k", code)
+        of_bytes("file ends inside k", ends_inside(where, n), L0 + "/k")
         for name in ("path", "nbytes", "sha256"):
             d = f["/checksums/" + name]
             of_bytes("bit flipped in /checksums/" + name, flip(d.id.get_offset() + 5, 2), "", (1, 3))
@@ -712,6 +720,20 @@ def flip(offset, bit):
         b = bytearray(d)
         b[offset] ^= bit
         return bytes(b)
+    return whole
+
+
+def moved(where, n, to):
+    """The dataset's layout message names another address."""
+    return lambda d: d.replace(struct.pack("<QQ", where, n), struct.pack("<QQ", to, n))
+
+
+def ends_inside(where, n):
+    """The dataset lies at the end, half of it is there, and the superblock (version 0) says that this is all."""
+    def whole(d):
+        assert d[8] == 0 and struct.unpack("<Q", d[40:48])[0] == len(d)
+        size = len(d) + n // 2
+        return moved(where, n, len(d))(d[:40] + struct.pack("<Q", size) + d[48:]) + d[where:where + n // 2]
     return whole
 
 
