@@ -98,9 +98,15 @@ size_t      bench_l2_bytes(void);
 typedef struct bench_fma_arg { const char *isa; int f64; double flops, sum; } bench_fma_arg;
 kvt_status  bench_fma(void *arg, double *s, kvt_err *err);      /* sets flops                */
 int         bench_fma_usable(const char *isa);
+/* A file of `bytes`, a multiple of BENCH_BLOCK, in blocks of that size: written anew and
+ * synced; read after its pages were given back. block: [BENCH_BLOCK], the caller's. */
+#define BENCH_BLOCK ((size_t)1 << 20)
+typedef struct bench_disk { char path[1024], *block; size_t bytes; } bench_disk;
+kvt_status  bench_disk_write(void *arg, double *s, kvt_err *err);
+kvt_status  bench_disk_read(void *arg, double *s, kvt_err *err);
 kvt_status  bench_peak(bench_out *o, kvt_err *err);
 
-/* bench_rows.c, bench_mass.c, bench_oracle.c, bench_sweep.c, bench_growth.c */
+/* bench_rows.c, bench_mass.c, bench_oracle.c, bench_sweep.c, bench_growth.c, bench_io.c */
 kvt_status  bench_rows(bench_out *o, kvt_err *err);
 kvt_status  bench_mass(bench_out *o, kvt_err *err);
 kvt_status  bench_oracle(bench_out *o, kvt_err *err);
@@ -108,5 +114,7 @@ kvt_status  bench_stats(bench_out *o, kvt_err *err);
 kvt_status  bench_sweep(bench_out *o, kvt_err *err);
 kvt_status  bench_scale(bench_out *o, kvt_err *err);
 kvt_status  bench_store(bench_out *o, kvt_err *err);
+kvt_status  bench_trace_read(bench_out *o, kvt_err *err);
+kvt_status  bench_trace_write(bench_out *o, kvt_err *err);
 
 #endif

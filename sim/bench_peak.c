@@ -17,7 +17,6 @@
 
 #define PEAK_DRAM_BYTES ((size_t)256 << 20)
 #define PEAK_L3_BYTES   ((size_t)24 << 20)
-#define PEAK_BLOCK      ((size_t)1 << 20)
 
 /* ------------------------------------------------------------------ reads */
 
@@ -198,9 +197,7 @@ static kvt_status peak_multiply(bench_out *o, kvt_pool *pool, const char *isa, i
 
 /* ------------------------------------------------------------------- disk */
 
-typedef struct peak_disk { char path[1024], *block; size_t bytes; } peak_disk;
-
-static kvt_status peak_disk_fail(const peak_disk *d, int fd, kvt_err *err)
+static kvt_status disk_fail(const bench_disk *d, int fd, kvt_err *err)
 {
     const int why = errno;
 
@@ -209,9 +206,9 @@ static kvt_status peak_disk_fail(const peak_disk *d, int fd, kvt_err *err)
     return kvt_fail(err, KVT_EIO, "%s: %s", d->path, strerror(why));
 }
 
-static kvt_status peak_write(void *arg, double *s, kvt_err *err)
+kvt_status bench_disk_write(void *arg, double *s, kvt_err *err)
 {
-    peak_disk *d = arg;
+    bench_disk *d = arg;
     double start;
     int fd;
 
@@ -219,35 +216,35 @@ static kvt_status peak_write(void *arg, double *s, kvt_err *err)
     start = bench_now_s();
     fd = open(d->path, O_WRONLY | O_CREAT | O_EXCL, 0600);
     if (fd < 0)
-        return peak_disk_fail(d, fd, err);
+        return disk_fail(d, fd, err);
     for (size_t done = 0; done < d->bytes;) {
-        const ssize_t n = write(fd, d->block, PEAK_BLOCK);
+        const ssize_t n = write(fd, d->block, BENCH_BLOCK);
         if (n < 0)
-            return peak_disk_fail(d, fd, err);
+            return disk_fail(d, fd, err);
         done += (size_t)n;
     }
     if (fsync(fd) != 0)
-        return peak_disk_fail(d, fd, err);
+        return disk_fail(d, fd, err);
     *s = bench_now_s() - start;
     close(fd);
     return KVT_OK;
 }
 
 /* Cold: the pages are given back first, or this would read the page cache. */
-static kvt_status peak_read_disk(void *arg, double *s, kvt_err *err)
+kvt_status bench_disk_read(void *arg, double *s, kvt_err *err)
 {
-    peak_disk *d = arg;
+    bench_disk *d = arg;
     const int fd = open(d->path, O_RDONLY);
     double start;
     ssize_t n;
 
     if (fd < 0)
-        return peak_disk_fail(d, fd, err);
+        return disk_fail(d, fd, err);
     (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     start = bench_now_s();
-    while ((n = read(fd, d->block, PEAK_BLOCK)) > 0) { }
+    while ((n = read(fd, d->block, BENCH_BLOCK)) > 0) { }
     if (n < 0)
-        return peak_disk_fail(d, fd, err);
+        return disk_fail(d, fd, err);
     *s = bench_now_s() - start;
     close(fd);
     return KVT_OK;
@@ -255,18 +252,18 @@ static kvt_status peak_read_disk(void *arg, double *s, kvt_err *err)
 
 static kvt_status peak_disks(bench_out *o, kvt_err *err)
 {
-    peak_disk *d = calloc(1, sizeof *d);
+    bench_disk *d = calloc(1, sizeof *d);
     bench_times w, r;
     kvt_status st;
 
-    if (!d || !(d->block = malloc(PEAK_BLOCK))) {
+    if (!d || !(d->block = malloc(BENCH_BLOCK))) {
         free(d);
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     }
-    d->bytes = (size_t)(o->conf.disk_bytes + PEAK_BLOCK - 1) / PEAK_BLOCK * PEAK_BLOCK;
-    memset(d->block, 0x5a, PEAK_BLOCK);
+    d->bytes = (size_t)(o->conf.disk_bytes + BENCH_BLOCK - 1) / BENCH_BLOCK * BENCH_BLOCK;
+    memset(d->block, 0x5a, BENCH_BLOCK);
     snprintf(d->path, sizeof d->path, "%s/disk", o->conf.dir);
-    st = bench_pair(&o->conf, peak_write, d, peak_read_disk, d, &w, &r, err);
+    st = bench_pair(&o->conf, bench_disk_write, d, bench_disk_read, d, &w, &r, err);
     unlink(d->path);
     for (int k = 0; st == KVT_OK && k < 2; k++) {
         bench_item *it = bench_add(o, k ? "disk read, cold" : "disk write and fsync");

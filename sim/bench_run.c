@@ -19,6 +19,8 @@ const bench_def bench_defs[] = {
     { "sweep", "a whole replay against its decode rows alone; --baseline: against a naive sweep in numpy", bench_sweep },
     { "scale", "growth of a replay with layers, steps, keys and budgets", bench_scale },
     { "store", "a replay into a database against one whose results are dropped", bench_store },
+    { "trace-read", "a trace read as floats: warm against the memory, cold against plain reads of the disk", bench_trace_read },
+    { "trace-write", "a trace written, with digests, up to its final name, against plain writes and fsync", bench_trace_write },
     { NULL, NULL, NULL }
 };
 
