@@ -138,7 +138,37 @@ typedef struct kvt_setup {          /* preset from the descriptor and the budget
     uint32_t steps_from;            /* `steps` counts tokens from this position; preset n */
     uint32_t hide_col;              /* 0, or c + 1: a slot whose column c is not 0 stays */
                                     /* but is not attended                            */
+    int      full_rows;             /* 1 = kvt_event.prob is the row of the full cache at */
+                                    /* the slots, not renormalised over them          */
+    int      stack;                 /* 1 = what a smaller cache holds is, at every step, */
+                                    /* inside what a larger one holds: see below      */
 } kvt_setup;
+
+/* kvt_setup.stack: one run gives an online policy at every capacity (sim/stack.h).
+ *
+ * Theorem. At every step let a total order of all tokens seen so far be given, the same for
+ * every capacity. Each cache takes the step's new token and then gives up its last ones in
+ * that order until it holds its capacity. If the contents are nested in the capacity once,
+ * they stay so. Proof. Let X be what a cache of capacity C holds after the token has
+ * entered, and X + x the same of capacity C + 1, which holds at most one token more. The
+ * new contents are the first C of X and the first C + 1 of X + x. A token among the first C
+ * of X has at most C - 1 others before it in X, hence at most C in X + x: it is among the
+ * first C + 1 there.
+ *
+ * So a policy may say 1 when worth() and observe() give a slot the same order among the
+ * others whatever else is cached:
+ *   - rows are full (full_rows), or not read. A row that is renormalised over the survivors
+ *     is multiplied by 1 / (mass kept), which differs between capacities and, before a mean
+ *     over heads, between heads;
+ *   - what is protected has a constant size (sinks, a window), not a share of the capacity;
+ *   - nothing is computed from the cached set: no pooling or ranking over slots, no counter
+ *     that starts again; worth() changes no column and gives the same when it is called at
+ *     steps without an eviction. lane->capacity is NO_LIMIT in such a run, the job that of
+ *     some budget of it;
+ *   - random numbers are drawn by position and step, not by place in the cache;
+ *   - there is no score(), no hide_col, no prompt_wait; and with events in the prompt they
+ *     leave what worth() calls the best of the whole prompt at its end.
+ * Equal worths need nothing: every rule of kvt_ties orders positions, not slots. */
 
 enum {                              /* kvt_setup.flags, stored with the cell          */
     KVT_FLAG_KEPT_ALL     = 1u << 0,/* prompt not longer than the window, or budget >= n */
@@ -211,7 +241,8 @@ typedef struct kvt_event {          /* what a lane sees when a token has entered
     uint32_t        query;          /* position of the query that attended; below job->n */
                                     /* in the prompt                                  */
     const float    *prob;           /* [n] its attention, softmax over what is cached and */
-                                    /* not hidden, mean over the lane's query heads;  */
+                                    /* not hidden (kvt_setup.full_rows: over everything), */
+                                    /* mean over the lane's query heads;              */
                                     /* NULL at the end of the prompt                  */
     uint32_t        n_heads;        /* query heads of the lane                        */
     size_t          q_stride;       /* head i: q + i * q_stride, [head_dim]; while    */

@@ -16,6 +16,8 @@ static const kvt_param_def recency_params[] = {
 static void recency_setup(const kvt_job *job, kvt_setup *out)
 {
     kvt_easykv_setup(job, P_MODE, KVT_EASYKV_RECENCY, out);
+    /* Elsewhere the sinks are places in the cache, which keep_last= can give to others. */
+    out->nested = out->stack = job->param[P_MODE + KVT_EASYKV_P_MODE] == KVT_EASYKV_DECODING;
 }
 
 static void recency_worth(const kvt_lane *lane, const kvt_event *ev, kvt_ws *ws, float *col, float *worth)

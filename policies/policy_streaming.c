@@ -20,7 +20,8 @@ static void streaming_setup(const kvt_job *job, kvt_setup *out)
     const int online = job->param[P_IMPL] == ONLINE;
 
     out->caps &= ~(uint32_t)(online ? KVT_POLICY_ONESHOT : KVT_POLICY_ONLINE);
-    out->nested = !online;
+    out->nested = 1;
+    out->stack = online;
     if (job->keep_cache < job->n && job->keep_cache < job->param[P_SINKS])
         out->flags |= KVT_FLAG_BELOW_WINDOW;
 }

@@ -3,25 +3,33 @@
  * Oren et al., "Transformers are Multi-State RNNs", arXiv:2401.06104. impl=original: after
  * the prompt and after every token the best `capacity` entries of the newest row, averaged
  * over all query heads of the layer, stay; all heads keep the same set; no sinks, no
- * window; the newest token itself can leave. impl=press: the same row once, at the end of
+ * window; the newest token itself can leave. score_src=full: that row is the full cache's, not
+ * renormalised over the survivors head by head before the mean, which makes it a stack
+ * (kvt_setup.stack). impl=press: the same row once, at the end of
  * the prompt; the last token gets the best value of the others. impl=easykv
  * (arXiv:2402.06262): by the last row of each chunk of the prompt, meant over the layer,
  * between sinks and recent tokens; while generating, and in mode=encoding_decoding
  * throughout, per KV head, where any entry can leave. Column 0 is the newest row. */
 #include "family_easykv.h"
 
-enum { P_IMPL, P_MODE };
+enum { P_IMPL, P_SOURCE, P_MODE };
 enum { ORIGINAL, PRESS, EASYKV };
 static const kvt_param_def tova_params[] = {
-    [P_IMPL] = { "impl", ORIGINAL, 0, 2, "original|press|easykv", 1, "reference whose details are repeated" },
+    [P_IMPL]   = { "impl", ORIGINAL, 0, 2, "original|press|easykv", 1, "reference whose details are repeated" },
+    [P_SOURCE] = { "score_src", 0, 0, 1, "live|full", 1, "impl=original: rows over what is cached, or those of the full cache" },
     KVT_EASYKV_PARAMS(P_MODE),
     { 0 }
 };
 
 static void tova_setup(const kvt_job *job, kvt_setup *out)
 {
+    const int full = job->param[P_SOURCE] > 0;
+    const char *only = full && job->param[P_IMPL] != ORIGINAL ? "score_src=full is defined for impl=original" : NULL;
+
+    out->refuse = only;
     if (job->param[P_IMPL] == EASYKV) {
         kvt_easykv_setup(job, P_MODE, KVT_EASYKV_TOVA, out);
+        out->refuse = only ? only : out->refuse;
         return;
     }
     out->window = 1;
@@ -30,6 +38,7 @@ static void tova_setup(const kvt_job *job, kvt_setup *out)
         out->nested = 1;
     } else {
         out->caps &= ~(uint32_t)KVT_POLICY_ONESHOT;
+        out->full_rows = out->nested = out->stack = full;
     }
 }
 
@@ -89,7 +98,11 @@ static void tova_worth(const kvt_lane *lane, const kvt_event *ev, kvt_ws *ws, fl
         }
     }
     for (uint32_t s = 0; s < ev->n; s++)
-        worth[s] = s < sinks || ev->n - s <= recent ? KVT_ALWAYS_KEEP : col[s];
+        worth[s] = col[s];
+    for (uint32_t s = 0; s < sinks && s < ev->n; s++)
+        worth[s] = KVT_ALWAYS_KEEP;
+    for (uint32_t s = ev->n > recent ? ev->n - recent : 0; s < ev->n; s++)
+        worth[s] = KVT_ALWAYS_KEEP;
 }
 
 extern const kvt_policy kvt_policy_tova;

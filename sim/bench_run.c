@@ -21,6 +21,7 @@ const bench_def bench_defs[] = {
     { "store", "a replay into a database against one whose results are dropped", bench_store },
     { "trace-read", "a trace read as floats: warm against the memory, cold against plain reads of the disk", bench_trace_read },
     { "trace-write", "a trace written, with digests, up to its final name, against plain writes and fsync", bench_trace_write },
+    { "stack", "curves of online policies from one run, against a simulation of every budget", bench_stack },
     { NULL, NULL, NULL }
 };
 

@@ -184,6 +184,8 @@ static void policies_print_forms(const kvt_forms *e)
         printf("      needs       %s\n", kvt_form_needs(f, needs));
         printf("      kept sets   %s; %s\n", f->nested ? "nested: a smaller budget keeps a subset" : "not nested",
                f->overshoots ? "may hold more than asked for" : "never more than asked for");
+        if (f->later)
+            printf("      curves      %s\n", f->stack ? "a stack: one run gives every budget" : "every budget is simulated by itself");
         if (f->has >= 0)
             printf("      this trace  %s%s\n", f->has ? "yes" : "no: ", f->missing);
     }
@@ -255,6 +257,12 @@ static void policies_print_markdown(const policies_all *all)
         }
         printf("%s | %s |\n", p->caches == KVT_CACHES_QUERY ? "; `caches` (query)" : "", policy_cite(p));
     }
+    printf("\nStacks, whose curves come from one run for all budgets (`kvt_setup.stack`):");
+    for (uint32_t i = 0, n = 0; i < all->n; i++)
+        for (uint32_t k = 0; k < all->entry[i].n; k++)
+            if (all->entry[i].form[k].stack)
+                printf("%s `%s`", n++ ? "," : "", all->entry[i].form[k].spec);
+    puts(". The other online forms are simulated budget by budget.");
     puts("\nWhere paper and code differ, and which of it is built:\n");
     for (uint32_t i = 0; i < all->n; i++)
         if (all->entry[i].config->policy->note)
@@ -323,7 +331,8 @@ static int json_form(cJSON *list, const kvt_form *f)
           && cJSON_AddBoolToObject(o, "one_shot", (f->caps & KVT_POLICY_ONESHOT) != 0)
           && cJSON_AddBoolToObject(o, "online", (f->caps & KVT_POLICY_ONLINE) != 0)
           && json_text(o, "competes_over", kvt_form_span(f)) && json_text(o, "caches", policies_caches(f->caches))
-          && cJSON_AddBoolToObject(o, "nested", f->nested) && cJSON_AddBoolToObject(o, "may_overshoot", f->overshoots)
+          && cJSON_AddBoolToObject(o, "nested", f->nested) && cJSON_AddBoolToObject(o, "stack", f->stack)
+          && cJSON_AddBoolToObject(o, "may_overshoot", f->overshoots)
           && json_number(o, "window", f->window) && (needs = cJSON_AddArrayToObject(o, "needs")) != NULL;
 
     while (ok && (word = kvt_form_need_word(f, &at)) != NULL)

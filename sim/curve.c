@@ -1,7 +1,7 @@
 /* curve.c - curves: one configuration at every budget of a grid. A point is a cell like
  * any other while its set is chosen and its losses are summed, but only statistics of
  * each head remain of it, a few integers per head and point. */
-#include "lane.h"
+#include "stack.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -147,7 +147,8 @@ static void curve_head(void *arg, uint32_t head, uint32_t thread)
             lost[t] = kvt_q31(p[PART_SINK] + p[PART_SELECTION] + p[PART_LATE] + p[PART_NEW]);
         }
         r->item_status[head] = kvt__curve_losses(r, &i, 1, head, series, &r->item_err[head]);
-        if (c->online && c->point > 0)           /* cells of a curve follow one another */
+        /* Cells of a curve follow one another; contents of a stack are nested. */
+        if (c->online && c->point > 0 && !kvt__stacked(c) && !kvt__stacked(&r->cell[i - 1]))
             r->curve[c->curve_at].not_nested[r->L.head0 + head]
                 += !curve_inside(kvt__lane_of(r, i - 1, head), kvt__lane_of(r, i, head));
     }

@@ -4,6 +4,7 @@
  * subset is the full row restricted and renormalised. In the prompt the same happens in
  * events of several tokens, where the policy asks for them. */
 #include "lane.h"
+#include "stack.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -46,8 +47,7 @@ static void lane_snapshot(const run *r, lane *l, uint32_t p)
         l->status = KVT_ENOMEM;
 }
 
-/* order[0..n-1] = slots, those that stay first; equals as the tie rule says. */
-static void lane_rank(const lane *l, uint32_t layer, kvt_first first)
+void kvt__lane_rank(lane *l, uint32_t layer, kvt_first first)
 {
     const kvt_job *job = l->view.job;
     const uint32_t n = l->n;
@@ -70,7 +70,7 @@ static void lane_rank(const lane *l, uint32_t layer, kvt_first first)
         l->order[s] = place[l->order[s]];
 }
 
-static void lane_worth(const run *r, lane *l, uint32_t query, const float *prob)
+void kvt__lane_worth(const run *r, lane *l, uint32_t query, const float *prob)
 {
     const run_cell *c = &r->cell[l->cell];
     const kvt_policy *p = c->config->policy;
@@ -84,17 +84,19 @@ static void lane_worth(const run *r, lane *l, uint32_t query, const float *prob)
         .q = own ? r->L.q + ((size_t)l->head0 * r->G + (query - r->N)) * r->L.d : NULL,
         .key = own ? r->L.k + kv * r->T * r->L.d : NULL,
     };
+    int bad = 0;
 
     p->worth(&l->view, &ev, &ws, l->col, l->worth);
-    for (uint32_t s = 0; s < l->n; s++) {
+    for (uint32_t s = 0; s < l->n && (c->config->keep_first || c->config->keep_last); s++)
         if (l->pos[s] < c->config->keep_first || query - l->pos[s] < c->config->keep_last)
             l->worth[s] = INFINITY;
-        if (isnan(l->worth[s]) && l->status == KVT_OK) {
-            const char *why = p->why ? p->why(p->self) : NULL;
-            l->status = KVT_ECHECK;
-            if (why) {
-                strncpy(l->why, why, sizeof l->why - 1);
-            }
+    for (uint32_t s = 0; s < l->n; s++)
+        bad |= isnan(l->worth[s]);
+    if (bad && l->status == KVT_OK) {
+        const char *why = p->why ? p->why(p->self) : NULL;
+        l->status = KVT_ECHECK;
+        if (why) {
+            strncpy(l->why, why, sizeof l->why - 1);
         }
     }
 }
@@ -110,8 +112,8 @@ static void lane_evict(const run *r, lane *l, uint32_t query, int32_t step, cons
 
     if (n <= cap || l->status < 0)
         return;
-    lane_worth(r, l, query, prob);
-    lane_rank(l, r->L.layer, c->setup.first);
+    kvt__lane_worth(r, l, query, prob);
+    kvt__lane_rank(l, r->L.layer, c->setup.first);
     last = cap ? l->worth[l->order[cap - 1]] : NAN;
     l->last_kept = last;
     l->first_dropped = l->worth[l->order[cap]];
@@ -136,8 +138,7 @@ static void lane_evict(const run *r, lane *l, uint32_t query, int32_t step, cons
     l->n = w;
 }
 
-/* The token at position p enters; exempt ones are no slots. */
-static void lane_enter(const run *r, lane *l, uint32_t p)
+void kvt__lane_enter(const run *r, lane *l, uint32_t p)
 {
     const run_cell *c = &r->cell[l->cell];
 
@@ -195,12 +196,13 @@ static void lane_error(const run *r, const lane *l, uint32_t head, uint32_t t, c
     kvt__output_error(o, ok, L->d_v, kept_mass, part[0] + part[1] + part[2] + part[3], &c->err[at], &c->sep[at]);
 }
 
-/* prob = row i of the lane's heads, softmax over what is cached and attended, mean over
- * the heads. sink[h * sink_stride]: share of head h's learned sink, a key that is always
+/* prob = row i of the lane's heads, softmax over what is cached and attended (setup.full_rows:
+ * over everything), mean over the heads. sink[h * sink_stride]: share of head h's learned sink, a key that is always
  * kept; NULL = none. kept[h]: the mass that is left, sink included. */
 static void lane_row(const run *r, lane *l, const float *const *tiles, uint32_t i, const double *sink, size_t sink_stride, double *kept)
 {
     const uint32_t exempt = r->cell[l->cell].setup.exempt;
+    const int full = r->cell[l->cell].setup.full_rows;
 
     memset(l->mean, 0, l->n * sizeof *l->mean);
     for (uint32_t h = 0; h < l->n_heads; h++) {
@@ -214,17 +216,17 @@ static void lane_row(const run *r, lane *l, const float *const *tiles, uint32_t 
         all += sink ? sink[h * sink_stride] : 0;
         for (uint32_t s = 0; s < l->n && all > 0; s++)
             if (!lane_hidden(r, l, s))
-                l->mean[s] += (double)tile[(size_t)l->pos[s] * KVT_TILE + i] / all;
+                l->mean[s] += (double)tile[(size_t)l->pos[s] * KVT_TILE + i] / (full ? 1 : all);
         kept[h] = all;
     }
     for (uint32_t s = 0; s < l->n; s++)
         l->prob[s] = (float)(l->mean[s] / l->n_heads);
 }
 
-static void lane_observe(const run *r, lane *l, uint32_t query)
+void kvt__lane_observe(const run *r, lane *l, uint32_t query, const float *prob)
 {
     const kvt_policy *p = r->cell[l->cell].config->policy;
-    const kvt_event ev = { .n = l->n, .pos = l->pos, .query = query, .prob = l->prob, .n_heads = l->n_heads };
+    const kvt_event ev = { .n = l->n, .pos = l->pos, .query = query, .prob = prob, .n_heads = l->n_heads };
 
     if (p->observe && l->n > 0)
         p->observe(&l->view, &ev, l->col);
@@ -236,14 +238,14 @@ static void lane_step(const run *r, lane *l, uint32_t t, const float *const *til
     const run_cell *c = &r->cell[l->cell];
     double kept[KVT_MAX_HEADS];
 
-    lane_enter(r, l, r->N + t);
+    kvt__lane_enter(r, l, r->N + t);
     lane_row(r, l, tiles, i, r->L.sink_share ? r->L.sink_share + (size_t)l->head0 * r->G + t : NULL, r->G, kept);
     for (uint32_t h = 0; c->measured && h < l->n_heads; h++) {
         lane_measure(r, l, l->head0 + h, t, tiles[h], i);
         if (r->opts->output_error && t % KVT_ERR_EVERY == 0)
             lane_error(r, l, l->head0 + h, t, tiles[h], i, kept[h]);
     }
-    lane_observe(r, l, r->N + t);
+    kvt__lane_observe(r, l, r->N + t, l->prob);
     lane_evict(r, l, r->N + t, (int32_t)t, l->prob);
     lane_snapshot(r, l, r->N + t + 1);
 }
@@ -256,11 +258,17 @@ static int lane_event_ends(const kvt_setup *s, uint32_t p)
     return p >= s->prompt_first && (p - s->prompt_first + 1) % s->prompt_stride == 0;
 }
 
+/* A lane of its own that acts in the prompt. */
+static int lane_in_prompt(const run_cell *c)
+{
+    return c->in_prompt && !kvt__stacked(c);
+}
+
 /* Do the queries at positions p0..p0+n-1 matter to anybody? */
 static int lane_prompt_needs(const run *r, uint32_t p0, uint32_t n)
 {
     for (uint32_t i = 0; i < r->n_cells; i++)
-        if (r->cell[i].in_prompt && (!r->cell[i].setup.quiet || p0 + n > r->cell[i].setup.prompt_first))
+        if (lane_in_prompt(&r->cell[i]) && (!r->cell[i].setup.quiet || p0 + n > r->cell[i].setup.prompt_first))
             return 1;
     return 0;
 }
@@ -275,10 +283,10 @@ static void lane_prompt_step(const run *r, lane *l, uint32_t p, const float *con
         l->watching = !s->quiet;
     else if ((p - s->prompt_first) % s->prompt_stride == 0)
         l->watching = !s->quiet || l->n + s->prompt_stride > s->prompt_capacity;
-    lane_enter(r, l, p);
+    kvt__lane_enter(r, l, p);
     if (l->watching && l->n > 0) {
         lane_row(r, l, tiles, i, sink ? sink + l->head0 : NULL, 1, kept);
-        lane_observe(r, l, p);
+        kvt__lane_observe(r, l, p, l->prob);
     }
     if (lane_event_ends(s, p))
         lane_evict(r, l, p, -1, l->prob);
@@ -346,12 +354,22 @@ static void lane_prompt_take(run *r)
     }
 }
 
-static kvt_status lane_alloc(const run *r, lane *l, kvt_err *err)
+uint32_t kvt__n_lanes(const run_cell *c)
 {
-    const run_cell *c = &r->cell[l->cell];
+    return c->setup.share_over == KVT_SPAN_LAYER ? 1 : c->job.n_caches;
+}
+
+kvt_status kvt__lane_init(const run *r, lane *l, uint32_t cell, uint32_t index, kvt_err *err)
+{
+    const run_cell *c = &r->cell[cell];
+    const int shared = c->setup.share_over == KVT_SPAN_LAYER;
     const size_t cap = (size_t)r->T + 1, cols = c->config->policy->slot_cols;
 
-    l->view.cap = (uint32_t)cap;
+    l->cell = cell;
+    l->cache = shared ? KVT_ALL : index;
+    l->n_heads = shared ? r->L.H : kvt_group(&c->job);
+    l->head0 = shared ? 0 : index * l->n_heads;
+    l->view = (kvt_lane){ .job = &c->job, .layer = r->L.layer, .cache = l->cache, .cap = (uint32_t)cap };
     l->pos = malloc(cap * sizeof *l->pos);
     l->col = calloc((cols ? cols : 1) * cap, sizeof *l->col);
     l->prob = malloc(2 * cap * sizeof *l->prob);
@@ -373,49 +391,53 @@ static kvt_status lane_alloc(const run *r, lane *l, kvt_err *err)
     return KVT_OK;
 }
 
+static int lane_wanted(const run_cell *c)
+{
+    return (c->online || c->in_prompt) && !kvt__stacked(c);
+}
+
 static kvt_status lane_make_all(run *r, kvt_err *err)
 {
     layer_run *L = &r->L;
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < r->n_cells; i++)
-        if (r->cell[i].online || r->cell[i].in_prompt)
-            n += r->cell[i].setup.share_over == KVT_SPAN_LAYER ? 1 : r->cell[i].job.n_caches;
+        n += lane_wanted(&r->cell[i]) ? kvt__n_lanes(&r->cell[i]) : 0;
     if (n == 0)
         return KVT_OK;
     L->lane = calloc(n, sizeof *L->lane);
     if (!L->lane)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     for (uint32_t i = 0; i < r->n_cells; i++) {
-        run_cell *c = &r->cell[i];
-        const int shared = c->setup.share_over == KVT_SPAN_LAYER;
-        for (uint32_t k = 0; (c->online || c->in_prompt) && k < (shared ? 1 : c->job.n_caches); k++) {
+        const run_cell *c = &r->cell[i];
+        for (uint32_t k = 0; lane_wanted(c) && k < kvt__n_lanes(c); k++) {
             lane *l = &L->lane[L->n_lanes++];
-            l->cell = i;
-            l->cache = shared ? KVT_ALL : k;
-            l->n_heads = shared ? L->H : kvt_group(&c->job);
-            l->head0 = shared ? 0 : k * l->n_heads;
-            l->view = (kvt_lane){ .job = &c->job, .layer = L->layer, .cache = l->cache, .capacity = c->setup.prompt_capacity };
-            KVT_TRY(lane_alloc(r, l, err));
+            KVT_TRY(kvt__lane_init(r, l, i, k, err));
+            l->view.capacity = c->setup.prompt_capacity;
         }
     }
+    return KVT_OK;
+}
+
+kvt_status kvt__lane_failed(const run *r, const lane *l, kvt_err *err)
+{
+    const kvt_config *config = r->cell[l->cell].config;
+
+    if (l->status == KVT_ENOMEM)
+        return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for kept sets", r->src->path, r->L.layer);
+    if (l->status < 0 && l->why[0])
+        return kvt_fail(err, l->status, "policy %s: %s", config->info.label, l->why);
+    if (l->status < 0)
+        return kvt_fail(err, l->status, "%s: layer %u cache %u: policy %s gave NaN for a slot; operands with NaN or Inf? run: kvtrace verify",
+                        r->src->path, r->L.layer, l->cache == KVT_ALL ? 0 : l->cache, config->info.label);
     return KVT_OK;
 }
 
 /* First failure of a lane. */
 static kvt_status lane_status(const run *r, kvt_err *err)
 {
-    for (uint32_t i = 0; i < r->L.n_lanes; i++) {
-        const lane *l = &r->L.lane[i];
-        const kvt_config *config = r->cell[l->cell].config;
-        if (l->status == KVT_ENOMEM)
-            return kvt_fail(err, KVT_ENOMEM, "%s: layer %u: out of memory for kept sets", r->src->path, r->L.layer);
-        if (l->status < 0 && l->why[0])
-            return kvt_fail(err, l->status, "policy %s: %s", config->info.label, l->why);
-        if (l->status < 0)
-            return kvt_fail(err, l->status, "%s: layer %u cache %u: policy %s gave NaN for a slot; operands with NaN or Inf? run: kvtrace verify",
-                            r->src->path, r->L.layer, l->cache == KVT_ALL ? 0 : l->cache, config->info.label);
-    }
+    for (uint32_t i = 0; i < r->L.n_lanes; i++)
+        KVT_TRY(kvt__lane_failed(r, &r->L.lane[i], err));
     return KVT_OK;
 }
 
@@ -428,7 +450,7 @@ kvt_status kvt__lanes_prompt(run *r, kvt_err *err)
 
     KVT_TRY(lane_make_all(r, err));
     for (uint32_t i = 0; i < r->n_cells; i++)
-        any |= r->cell[i].in_prompt;
+        any |= lane_in_prompt(&r->cell[i]);
     if (!any)
         return KVT_OK;
     L->one = malloc((size_t)L->H * r->N * KVT_TILE * sizeof *L->one);
@@ -477,41 +499,58 @@ static void lane_fill(const run *r, lane *l, const float *score)
     }
 }
 
+void kvt__lane_start(const run *r, lane *l)
+{
+    const run_cell *c = &r->cell[l->cell];
+    const kvt_policy *p = c->config->policy;
+    const uint32_t first = l->cache == KVT_ALL ? 0 : l->cache;
+    const float *score = r->cell[c->score_of].score;
+    const float *own = score ? score + (size_t)first * r->N : NULL;
+    kvt_prompt prompt;
+
+    lane_fill(r, l, own);
+    if (p->begin) {
+        const kvt_event ev = { .n = l->n, .pos = l->pos, .query = r->N - 1, .n_heads = l->n_heads };
+        kvt__prompt_view(r, NULL, &prompt);
+        p->begin(&l->view, &prompt, own, &ev, l->col);
+    }
+}
+
 /* The prompt is complete: columns get their meaning, the first eviction. */
 static void lane_begin(void *arg, uint32_t item, uint32_t thread)
 {
     run *r = arg;
     lane *l = &r->L.lane[item];
-    run_cell *c = &r->cell[l->cell];
-    const kvt_policy *p = c->config->policy;
-    const uint32_t first = l->cache == KVT_ALL ? 0 : l->cache;
-    const float *score = r->cell[c->score_of].score;
-    kvt_prompt prompt;
+    const run_cell *c = &r->cell[l->cell];
 
     (void)thread;
     if (!c->online)
         return;
-    l->view.capacity = kvt__defer_capacity(r, c, first);
+    l->view.capacity = kvt__defer_capacity(r, c, l->cache == KVT_ALL ? 0 : l->cache);
     if (!c->in_prompt) {
-        lane_fill(r, l, score ? score + (size_t)first * r->N : NULL);
-        if (p->begin) {
-            const kvt_event ev = { .n = l->n, .pos = l->pos, .query = r->N - 1, .n_heads = l->n_heads };
-            kvt__prompt_view(r, NULL, &prompt);
-            p->begin(&l->view, &prompt, score ? score + (size_t)first * r->N : NULL, &ev, l->col);
-        }
+        kvt__lane_start(r, l);
         if (!c->setup.prompt_wait)
             lane_evict(r, l, r->N - 1, -1, NULL);
     }
     lane_snapshot(r, l, r->N);
 }
 
+static size_t lane_tile_stride(const run *r)
+{
+    return (size_t)r->T * KVT_TILE + (size_t)r->L.d * KVT_TILE * 2;
+}
+
+const float *kvt__lane_tile(const run *r, uint32_t head, uint32_t block)
+{
+    return head < r->L.n_staged ? kvt__tile(r, head, block, NULL) : r->L.one + head * lane_tile_stride(r);
+}
+
 static void lane_rows(void *arg, uint32_t head, uint32_t thread)
 {
     const lane_task *t = arg;
-    const size_t stride = (size_t)t->r->T * KVT_TILE + (size_t)t->r->L.d * KVT_TILE * 2;
 
     (void)thread;
-    kvt__tile(t->r, head, t->block, t->r->L.one + head * stride);
+    kvt__tile(t->r, head, t->block, t->r->L.one + head * lane_tile_stride(t->r));
 }
 
 static void lane_block(void *arg, uint32_t item, uint32_t thread)
@@ -520,14 +559,13 @@ static void lane_block(void *arg, uint32_t item, uint32_t thread)
     run *r = task->r;
     lane *l = &r->L.lane[item];
     const uint32_t t0 = task->block * KVT_TILE, n = r->G - t0 < KVT_TILE ? r->G - t0 : KVT_TILE;
-    const size_t stride = (size_t)r->T * KVT_TILE + (size_t)r->L.d * KVT_TILE * 2;
     const float *tiles[KVT_MAX_HEADS];
 
     (void)thread;
     if (!r->cell[l->cell].online)
         return;
     for (uint32_t h = 0; h < l->n_heads; h++)
-        tiles[h] = l->head0 + h < r->L.n_staged ? kvt__tile(r, l->head0 + h, task->block, NULL) : r->L.one + (l->head0 + h) * stride;
+        tiles[h] = kvt__lane_tile(r, l->head0 + h, task->block);
     for (uint32_t i = 0; i < n; i++)
         lane_step(r, l, t0 + i, tiles, i);
 }
@@ -543,49 +581,64 @@ void kvt__lane_counts(run *r)
     }
 }
 
+/* What the prompt's end left, and the ties of the first eviction. */
+static void lane_note(run *r, const lane *l)
+{
+    run_cell *c = &r->cell[l->cell];
+    const uint32_t from = l->cache == KVT_ALL ? 0 : l->cache, to = l->cache == KVT_ALL ? c->job.n_caches : l->cache + 1;
+
+    if (!c->online)
+        return;
+    c->flags |= c->setup.flags;
+    if (!(c->setup.caps & KVT_POLICY_ONESHOT) && !c->in_prompt && !l->evicted && c->setup.exempt == 0)
+        c->flags |= KVT_FLAG_KEPT_ALL;
+    for (uint32_t k = from; k < to; k++) {
+        c->n_prompt[k] = (c->setup.exempt < r->N ? c->setup.exempt : r->N) + l->n;
+        c->n_kept_all += c->setup.caps & KVT_POLICY_ONESHOT ? 0 : c->n_prompt[k];
+        c->n_tied += l->n_tied;
+    }
+}
+
 kvt_status kvt__lanes(run *r, kvt_err *err)
 {
     layer_run *L = &r->L;
     lane_task task = { r, 0, NULL };
+    stacks *s = NULL;
+    kvt_status st;
     int any = 0;
 
-    for (uint32_t i = 0; i < L->n_lanes; i++)
-        any |= r->cell[L->lane[i].cell].online;
+    for (uint32_t i = 0; i < r->n_cells; i++)
+        any |= r->cell[i].online;
     if (!any)
         return KVT_OK;
+    KVT_TRY(kvt__stacks_new(&s, r, err));
     kvt_pool_run(r->pool, L->n_lanes, lane_begin, r);
-    for (uint32_t i = 0; i < L->n_lanes; i++) {          /* what the prompt's end left, ties of the first eviction */
-        const lane *l = &L->lane[i];
-        run_cell *c = &r->cell[l->cell];
-        const uint32_t from = l->cache == KVT_ALL ? 0 : l->cache, to = l->cache == KVT_ALL ? c->job.n_caches : l->cache + 1;
-        if (!c->online)
-            continue;
-        c->flags |= c->setup.flags;
-        if (!(c->setup.caps & KVT_POLICY_ONESHOT) && !c->in_prompt && !l->evicted && c->setup.exempt == 0)
-            c->flags |= KVT_FLAG_KEPT_ALL;
-        for (uint32_t k = from; k < to; k++) {
-            c->n_prompt[k] = (c->setup.exempt < r->N ? c->setup.exempt : r->N) + l->n;
-            c->n_kept_all += c->setup.caps & KVT_POLICY_ONESHOT ? 0 : c->n_prompt[k];
-            c->n_tied += l->n_tied;
-        }
-    }
+    for (uint32_t i = 0; i < L->n_lanes; i++)
+        lane_note(r, &L->lane[i]);
     for (task.block = 0; task.block < r->n_blocks; task.block++) {
         if (L->n_staged < L->H)
             kvt_pool_run(r->pool, L->H, lane_rows, &task);
         kvt_pool_run(r->pool, L->n_lanes, lane_block, &task);
+        kvt__stacks_block(s, task.block);
     }
+    st = kvt__stacks_end(s, err);
+    kvt__stacks_free(s);
+    KVT_TRY(st);
     return lane_status(r, err);
+}
+
+void kvt__lane_fini(lane *l)
+{
+    free(l->pos), free(l->col), free(l->prob), free(l->worth), free(l->mean), free(l->order), free(l->tmp), free(l->ws);
+    free(l->left), free(l->left_rank), free(l->left_score), free(l->left_margin), free(l->snap);
 }
 
 void kvt__lanes_free(run *r)
 {
     layer_run *L = &r->L;
 
-    for (uint32_t i = 0; L->lane && i < L->n_lanes; i++) {
-        lane *l = &L->lane[i];
-        free(l->pos), free(l->col), free(l->prob), free(l->worth), free(l->mean), free(l->order), free(l->tmp), free(l->ws);
-        free(l->left), free(l->left_rank), free(l->left_score), free(l->left_margin), free(l->snap);
-    }
+    for (uint32_t i = 0; L->lane && i < L->n_lanes; i++)
+        kvt__lane_fini(&L->lane[i]);
     free(L->lane);
     L->lane = NULL;
     L->n_lanes = 0;

@@ -31,7 +31,28 @@ typedef struct lane {
     char      why[200];             /* of an adapter's failure, or ""                  */
 } lane;
 
-/* The lane that holds the tokens of a query head under an online cell. */
+/* The lane that holds the tokens of a query head under an online cell; NULL where a stack
+ * serves the cell. */
 const lane *kvt__lane_of(const run *r, uint32_t cell, uint32_t head);
+
+/* Parts of a lane's life, for stack.c. Caches of a cell that choose by themselves: */
+uint32_t   kvt__n_lanes(const run_cell *c);
+/* Fills a zeroed lane, the index-th of a cell; view.capacity stays 0. Whatever it returns,
+ * kvt__lane_fini() takes back what it has allocated. */
+kvt_status kvt__lane_init(const run *r, lane *l, uint32_t cell, uint32_t index, kvt_err *err);
+void       kvt__lane_fini(lane *l);
+/* The prompt is complete: the slots are what the cell kept of it; begin(). */
+void       kvt__lane_start(const run *r, lane *l);
+/* The token at position p takes the next slot; exempt ones are no slots. */
+void       kvt__lane_enter(const run *r, lane *l, uint32_t p);
+/* prob[n]: row of the query over the slots; NULL for the worths at the end of the prompt.
+ * NaN among the worths sets l->status. */
+void       kvt__lane_observe(const run *r, lane *l, uint32_t query, const float *prob);
+void       kvt__lane_worth(const run *r, lane *l, uint32_t query, const float *prob);
+/* order[0..n-1] = slots by worth, those that stay first; equals as the tie rule says. */
+void       kvt__lane_rank(lane *l, uint32_t layer, kvt_first first);
+kvt_status kvt__lane_failed(const run *r, const lane *l, kvt_err *err);
+/* Tile of a head while kvt__lanes() is in that block of steps. */
+const float *kvt__lane_tile(const run *r, uint32_t head, uint32_t block);
 
 #endif

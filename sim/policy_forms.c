@@ -55,6 +55,7 @@ static kvt_status forms_ask(const kvt_config *c, kvt_form *f, kvt_err *err)
     f->in_prompt = online && s.prompt_stride > 0;
     f->later = online && s.capacity != KVT_NO_LIMIT;
     f->nested = s.nested;
+    f->stack = s.stack;
     f->overshoots = s.overshoots || c->info.may_overshoot;
     f->has = -1;
     return KVT_OK;
@@ -65,7 +66,8 @@ static int forms_same(const kvt_form *a, const kvt_form *b)
 {
     return b->refused || (!a->refused && a->caps == b->caps && a->needs == b->needs && a->window == b->window
                           && a->caches == b->caches && a->span == b->span && a->in_prompt == b->in_prompt
-                          && a->later == b->later && a->nested == b->nested && a->overshoots == b->overshoots);
+                          && a->later == b->later && a->nested == b->nested && a->stack == b->stack
+                          && a->overshoots == b->overshoots);
 }
 
 /* ---- all of them ------------------------------------------------------------------------ */

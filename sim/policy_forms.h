@@ -17,6 +17,7 @@ typedef struct kvt_form {
     kvt_span   span;                    /* what competes: one-shot rank_over, else share_over */
     int        in_prompt, later;        /* online: events in the prompt; evicts while generating */
     int        nested, overshoots;
+    int        stack;                   /* one run gives every capacity                    */
     int        has;                     /* the trace has what is needed; -1 = no trace     */
     char       missing[sizeof ((kvt_err *)0)->text];
 } kvt_form;

@@ -9,10 +9,10 @@ rm -rf ./*
 path=$PATH                          # what the program looks for python3 in
 
 "$KVTRACE" bench list >out 2>err || fail "list: exit $?: $(cat err)"
-for name in peak rows mass oracle stats sweep scale store; do
+for name in peak rows mass oracle stats sweep scale store stack trace-read trace-write; do
     grep -q "^$name  *[a-z]" out || fail "list does not name $name: $(cat out)"
 done
-grep -q '^stack .*not in this version' out || fail "list does not say what is missing: $(cat out)"
+grep -q '^minimax .*not in this version' out || fail "list does not say what is missing: $(cat out)"
 
 # tiny NAME WORD OPTION...: exit 4 and JSON with the word.
 tiny() {
@@ -46,6 +46,7 @@ tiny mass '"id":.*"M4"' --n 70 --d 16 --steps 20 --policies 2 --budgets 3,9
 tiny oracle '"name":.*"n 70, selection"' --n 70 --steps 20 --budgets 9
 tiny stats '"id":.*"S6"' --steps 37 --policies 3 --budgets 6
 tiny store '"id":.*"D1"' --n 300 $small
+tiny stack '"id":.*"N1"' --n 300 --steps 20 --budgets 5
 tiny scale '"name":.*"4 x budgets"' --n 300 $small
 tiny sweep '"name":.*"whole sweep' --n 300 $small --threads 2
 path=/nowhere
@@ -72,7 +73,7 @@ refuse() {
     [ -s out ] && fail "bench $*: wrote to stdout: $(cat out)"
 }
 refuse 2 'bench list' nonsense
-refuse 2 'not supported: bench stack' stack
+refuse 2 'not supported: bench outerr' outerr
 refuse 2 'no GPU code' rows --device cuda
 refuse 2 'budgets' mass --budgets 0
 refuse 2 'budgets' mass --budgets 257

@@ -91,6 +91,7 @@ for name in ("list", "trace", "show"):
             assert (f["window"] > 0) == ("window" in f["needs"]), f
             assert f["caches"] in ("kv", "query") and f["competes_over"] in ("cache", "layer", "model", "-"), f
             assert isinstance(f["nested"], bool) and isinstance(f["may_overshoot"], bool), f
+            assert isinstance(f["stack"], bool) and f["stack"] <= f["nested"] and f["stack"] <= f["online"], f
             assert ("trace_has" in f) == (name == "trace"), f
             if name == "trace":
                 assert (f["missing"] is None) == f["trace_has"], f
