@@ -104,10 +104,13 @@ static kvt_status vio_find(const run *r, run_cell *c, uint32_t head)
     const uint32_t *lost = c->lost_q31 + ((size_t)r->L.head0 + head) * r->G;
     const uint32_t *oracle = c->oracle_q31 + ((size_t)r->L.head0 + head) * r->G;
     vio_list *l = &c->vio[head];
+    uint32_t largest = 0;
 
+    for (uint32_t t = kvt__n_trivial(r, c); t < r->G; t++)
+        largest = lost[t] > largest ? lost[t] : largest;
     for (uint32_t k = 0; k < KVT_N_TAU; k++) {
         const uint32_t tau = kvt_q31(kvt_tau[k]);
-        for (uint32_t t = kvt__n_trivial(r, c); t < r->G; t++) {
+        for (uint32_t t = kvt__n_trivial(r, c); largest > tau && t < r->G; t++) {
             uint32_t end = t, peak = t;
             uint64_t area = 0;
             kvt_violation *v;
@@ -143,6 +146,7 @@ typedef struct post_mortem {
     uint64_t *important;            /* [T][words] bit t: a_t(j) > 1/n_t                */
     uint8_t  *in_window;            /* [N] the same in one of the last prompt rows     */
     double   *acc;                  /* [T] evicted mass of the open run                */
+    float     last_kept;            /* lowest score kept, where scores are known        */
 } post_mortem;
 
 /* Step after which the entry was gone, INT32_MAX = held. */
@@ -173,13 +177,19 @@ static void post_history(post_mortem *p, uint32_t block, const float *tile)
 {
     const run *r = p->r;
     const uint32_t t0 = block * KVT_TILE, n = r->G - t0 < KVT_TILE ? r->G - t0 : KVT_TILE;
+    float line[KVT_TILE];
+    uint32_t bit[KVT_TILE];
 
-    for (uint32_t i = 0; i < n; i++) {
-        const uint32_t t = t0 + i, n_t = r->N + t + 1;
-        const float line = 1.0f / (float)n_t;
-        for (uint32_t j = 0; j < n_t; j++)
-            if (tile[(size_t)j * KVT_TILE + i] > line)
-                p->important[(size_t)j * p->words + t / 64] |= (uint64_t)1 << (t % 64);
+    for (uint32_t i = 0; i < KVT_TILE; i++) {
+        line[i] = 1.0f / (float)(r->N + t0 + i + 1);
+        bit[i] = i < n ? 1u << i : 0;
+    }
+    /* what a step does not see is 0 in its lane; a block's bits lie in one word */
+    for (uint32_t j = 0; j < r->N + t0 + n; j++) {
+        uint32_t above = 0;
+        for (uint32_t i = 0; i < KVT_TILE; i++)
+            above |= tile[(size_t)j * KVT_TILE + i] > line[i] ? bit[i] : 0;
+        p->important[(size_t)j * p->words + t0 / 64] |= (uint64_t)above << (t0 % 64);
     }
 }
 
@@ -192,6 +202,19 @@ static int32_t post_last(const post_mortem *p, uint32_t j, uint32_t step)
     return j < p->r->N && p->in_window[j] ? -1 : -2;
 }
 
+/* Entries of x[n] that rank before entry j: larger, or equal and at a lower position. */
+static uint32_t post_before(const float *x, uint32_t n, uint32_t j)
+{
+    const float own = x[j];
+    uint32_t before = 0;
+
+    for (uint32_t k = 0; k < j; k++)
+        before += x[k] >= own;
+    for (uint32_t k = j + 1; k < n; k++)
+        before += x[k] > own;
+    return before;
+}
+
 /* Was entry j among the best `held` of at least one observation row? */
 static int post_foreseeable(const post_mortem *p, uint32_t j, uint32_t held)
 {
@@ -202,10 +225,7 @@ static int post_foreseeable(const post_mortem *p, uint32_t j, uint32_t held)
         return 0;
     for (uint32_t i = r->window - rows; i < r->window; i++) {
         const float *row = r->L.win + ((size_t)p->head * r->window + i) * r->N;
-        uint32_t before = 0;
-        for (uint32_t k = 0; k < r->N; k++)
-            before += row[k] > row[j] || (row[k] == row[j] && k < j);
-        if (before < held)
+        if (post_before(row, r->N, j) < held)
             return 1;
     }
     return 0;
@@ -216,9 +236,7 @@ static void post_standing(const post_mortem *p, const run_cell *c, const lane *l
 {
     const run *r = p->r;
     const float *score;
-    const uint8_t *kept;
-    uint32_t rank = 1;
-    float last = INFINITY;
+    float last;
 
     if (l) {
         out->rank = l->left_rank[pos];
@@ -230,25 +248,55 @@ static void post_standing(const post_mortem *p, const run_cell *c, const lane *l
     if (!score)
         return;
     score += (size_t)kvt__cache_of(c, p->head) * r->N;
-    kept = kvt__kept_of(r, c, p->head);
-    for (uint32_t k = 0; k < r->N; k++) {
-        rank += score[k] > score[pos] || (score[k] == score[pos] && k < pos);
-        if (kept[k] && score[k] < last)
-            last = score[k];
-    }
-    out->rank = rank;
+    last = p->last_kept;
+    out->rank = 1 + post_before(score, r->N, pos);
     out->score = (double)score[pos];
     out->score_margin = last < INFINITY ? (double)last - out->score : NAN;
 }
 
-/* The largest entries of acc, by share; ties to the lower position. */
+/* The lowest score that was kept: what all of a cache's evicted entries missed. */
+static float post_last_kept(const post_mortem *p, const run_cell *c)
+{
+    const run *r = p->r;
+    const float *score = r->cell[c->score_of].score;
+    const uint8_t *kept = kvt__kept_of(r, c, p->head);
+    float last = INFINITY;
+
+    for (uint32_t k = 0; score && k < r->N; k++) {
+        const float x = score[(size_t)kvt__cache_of(c, p->head) * r->N + k];
+        if (kept[k] && x < last)
+            last = x;
+    }
+    return last;
+}
+
+/* Positions of the largest masses, falling, ties to the lower position; returns how many
+ * there are above 0. */
+static uint32_t post_top(const double *acc, uint32_t n, uint32_t top[KVT_MAX_RESPONSIBLE])
+{
+    uint32_t m = 0;
+
+    for (uint32_t j = 0; j < n; j++) {
+        uint32_t at = m;
+        if (!(acc[j] > (m < KVT_MAX_RESPONSIBLE ? 0 : acc[top[m - 1]])))
+            continue;
+        for (; at > 0 && acc[j] > acc[top[at - 1]]; at--)
+            if (at < KVT_MAX_RESPONSIBLE)
+                top[at] = top[at - 1];
+        top[at] = j;
+        m += m < KVT_MAX_RESPONSIBLE;
+    }
+    return m;
+}
+
+/* The largest entries of acc, by share. */
 static kvt_status post_close(post_mortem *p, run_cell *c, uint32_t v_index, const lane *l)
 {
     vio_list *list = &c->vio[p->head];
     const run *r = p->r;
     double all = 0, top = 0;
     kvt_violation *v;
-    uint32_t n = 0;
+    uint32_t best[KVT_MAX_RESPONSIBLE], n_best, n;
 
     for (uint32_t j = 0; j < r->T; j++)
         all += p->acc[j];
@@ -256,25 +304,20 @@ static kvt_status post_close(post_mortem *p, run_cell *c, uint32_t v_index, cons
         return KVT_ENOMEM;
     v = &list->v[v_index];
     list->r_at[v_index] = list->n_r;
-    for (; n < KVT_MAX_RESPONSIBLE && all > 0; n++) {
+    n_best = post_top(p->acc, r->T, best);
+    p->last_kept = l ? 0 : post_last_kept(p, c);
+    for (n = 0; n < n_best; n++) {
         kvt_responsible *e = &list->r[list->n_r];
-        uint32_t best = 0;
-        for (uint32_t j = 1; j < r->T; j++)
-            if (p->acc[j] > p->acc[best])
-                best = j;
-        if (!(p->acc[best] > 0))
-            break;
-        *e = (kvt_responsible){ .pos = best, .mass_share = p->acc[best] / all, .score = NAN, .score_margin = NAN };
-        e->evicted_step = post_left(p, c, l, best);
-        post_standing(p, c, l, best, e);
-        e->last_important = post_last(p, best, v->start_step);
+        *e = (kvt_responsible){ .pos = best[n], .mass_share = p->acc[best[n]] / all, .score = NAN, .score_margin = NAN };
+        e->evicted_step = post_left(p, c, l, best[n]);
+        post_standing(p, c, l, best[n], e);
+        e->last_important = post_last(p, best[n], v->start_step);
         e->idle_steps = e->last_important == -2 ? -1 : (int32_t)v->start_step - e->last_important - 1;
         if (n == 0) {
-            v->foreseeable = r->window ? post_foreseeable(p, best, kvt__held(r, c, p->head)) : -1;
+            v->foreseeable = r->window ? post_foreseeable(p, best[n], kvt__held(r, c, p->head)) : -1;
             v->recurrent = e->idle_steps >= 32;
         }
-        top += p->acc[best];
-        p->acc[best] = 0;
+        top += p->acc[best[n]];
         list->n_r++;
         if (n == 0)
             v->share_top1 = top / all;
@@ -302,9 +345,12 @@ static kvt_status post_run(post_mortem *p, uint32_t cell, uint32_t v_index, uint
         const uint32_t first = v->start_step > t0 ? v->start_step - t0 : 0, stop = end - t0 < KVT_TILE ? end - t0 : KVT_TILE;
         for (uint32_t j = 0; j < r->N + t0 + stop; j++) {
             const int32_t left = post_left(p, c, l, j);
-            for (uint32_t i = first; i < stop; i++)
-                if (left < (int32_t)(t0 + i))
-                    p->acc[j] += (double)tile[(size_t)j * KVT_TILE + i];
+            /* from the step after it left; one sum over the steps of a run, in order */
+            const int64_t after = (int64_t)left + 1 - t0;
+            double sum = p->acc[j];
+            for (uint32_t i = after > first ? (after < stop ? (uint32_t)after : stop) : first; i < stop; i++)
+                sum += (double)tile[(size_t)j * KVT_TILE + i];
+            p->acc[j] = sum;
         }
     }
     return post_close(p, c, v_index, l);

@@ -213,6 +213,9 @@ static kvt_status ladder_store(void *self, const kvt_cell *c, const kvt_result *
             l->v = r->violation[i];
             l->n_v++;
             cr_assert(l->v.n_responsible == 5 && l->v.responsible[0].pos == 2);
+            static const uint32_t pos[5] = { 2, 4, 1, 6, 7 };   /* falling; the last three lost the same */
+            for (int k = 0; k < 5; k++)
+                cr_assert(l->v.responsible[k].pos == pos[k], "responsible %d is %u", k, l->v.responsible[k].pos);
             cr_assert(fabs(l->v.share_top1 - .5 / .75) < 1e-6);
         }
     return KVT_OK;
