@@ -101,7 +101,7 @@ static kvt_status engine_alloc(bench_engine *e, const bench_conf *c, kvt_err *er
     r->item_status = calloc(n_items, sizeof *r->item_status);
     r->item_err = calloc(n_items, sizeof *r->item_err);
     r->scratch = calloc(n_threads, sizeof *r->scratch);
-    r->scratch_bytes = ((size_t)L->d + r->T) * KVT_TILE * sizeof(double) + 2 * (size_t)r->T * sizeof(uint32_t) + 64;
+    r->scratch_bytes = ((size_t)L->d + r->T) * KVT_TILE * sizeof(double) + 64;
     r->scratch_bytes = (r->scratch_bytes + 63) & ~(size_t)63;
     if (!L->k || !L->q || !L->lse || !L->win_rank || !e->cut || !e->rank || !e->kept || !r->cell || !r->unit || !r->curve || !e->budget
         || !r->item_status || !r->item_err || !r->scratch)

@@ -198,8 +198,8 @@ static kvt_status replay_alloc(run *r, kvt_err *err)
     r->item_status = calloc(n_items, sizeof *r->item_status);
     r->item_err = calloc(n_items, sizeof *r->item_err);
     r->lse_redone_layers = calloc(r->n_layers_full, 1);
-    /* tile or logits of one block, its queries, two sort buffers of one row */
-    r->scratch_bytes = ((size_t)d_max + r->T) * KVT_TILE * sizeof(double) + 2 * (size_t)r->T * sizeof(uint32_t) + 64;
+    /* tile or logits of one block, its queries */
+    r->scratch_bytes = ((size_t)d_max + r->T) * KVT_TILE * sizeof(double) + 64;
     r->scratch_bytes = (r->scratch_bytes + 63) & ~(size_t)63;
     r->scratch = calloc(n_threads, sizeof *r->scratch);
     if (!r->item_status || !r->item_err || !r->lse_redone_layers || !r->scratch)
