@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "estimate.h"
 #include "kvt_cli.h"
 #include "kvt_registry.h"
 #include "kvt_sha256.h"
@@ -34,6 +35,7 @@ static const kvt_opt replay_opts[] = {
     { "output-error", 0, KVT_OPT_FLAG, NULL, NULL, 0, 0, NULL, "also the output error |o - o'| / |o|, every 8th step (reads V)" },
     { "seed", 0, KVT_OPT_UINT, "N", "0", 0, 4294967295.0, NULL, "first of the 5 seeds of random policies" },
     { "isa", 0, KVT_OPT_TEXT, "NAME", "auto", 0, 0, "auto|portable|avx2|avx512", "instruction set of the row kernels; all give the same bits" },
+    { "dry-run", 0, KVT_OPT_FLAG, NULL, NULL, 0, 0, NULL, "print cells, rows, bytes, memory and time that this would take; write nothing" },
     { "keep-going", 0, KVT_OPT_FLAG, NULL, NULL, 0, 0, NULL, "name bad traces, do the others, exit 3 at the end" },
     { "quiet", 'q', KVT_OPT_FLAG, NULL, NULL, 0, 0, NULL, "no summary, no progress" },
     { 0 }
@@ -52,7 +54,9 @@ typedef struct replay_job {
     FILE           *kept;
     char           *kept_path, *kept_part;
     int             show_progress;
-    time_t          started, last_line;
+    struct timespec started;
+    double          last_line_s;    /* since started                                   */
+    double          rows_before, rows_all;   /* decode rows of the traces done, of all traces */
     uint32_t        trace_at, n_traces;
 } replay_job;
 
@@ -384,20 +388,67 @@ static kvt_status replay_kept_line(void *user, const kvt_kept_set *set, kvt_err 
 
 /* ---------------------------------------------------------------- progress */
 
+/* Decode rows that a trace has to offer, 0 when it is not replayed. */
+static double replay_rows(const kvt_source *src)
+{
+    double n = 0;
+
+    for (uint32_t l = 0; src->ops && l < src->info->n_layers; l++)
+        if (src->info->layer[l].attn == KVT_ATTN_FULL)
+            n += (double)src->info->layer[l].n_heads * src->info->n_decode;
+    return n;
+}
+
+static double replay_elapsed_s(const replay_job *job)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)(now.tv_sec - job->started.tv_sec) + 1e-9 * (double)(now.tv_nsec - job->started.tv_nsec);
+}
+
+/* "41 s", "3:05 min", "2:10 h" */
+static const char *replay_duration(char out[32], double s)
+{
+    const unsigned long x = s < 1e9 ? (unsigned long)(s + 0.5) : 1000000000ul;
+
+    if (x < 100)
+        snprintf(out, 32, "%lu s", x);
+    else if (x < 6000)
+        snprintf(out, 32, "%lu:%02lu min", x / 60, x % 60);
+    else
+        snprintf(out, 32, "%lu:%02lu h", x / 3600, x / 60 % 60);
+    return out;
+}
+
+static void replay_clear_line(const replay_job *job)
+{
+    if (job->show_progress && isatty(STDERR_FILENO))
+        fputs("\r\033[K", stderr);
+}
+
 static void replay_progress(void *user, uint32_t done, uint32_t all)
 {
     replay_job *job = user;
-    const time_t now = time(NULL);
+    const double s = replay_elapsed_s(job);
+    const double rows = job->rows_before + replay_rows(&job->source[job->trace_at]) * done / all;
+    const int tty = isatty(STDERR_FILENO);
+    char took[32], left[32];
 
-    if (isatty(STDERR_FILENO)) {
-        fprintf(stderr, "\rtrace %u/%u  layer %u/%u  %llds ", job->trace_at + 1, job->n_traces, done, all, (long long)(now - job->started));
-        if (done == all)
-            fputs("\r\033[K", stderr);
-        fflush(stderr);
-    } else if (now - job->last_line >= 60) {
-        job->last_line = now;
-        fprintf(stderr, "kvtrace: trace %u/%u layer %u/%u after %llds\n", job->trace_at + 1, job->n_traces, done, all, (long long)(now - job->started));
-    }
+    if (!tty && s - job->last_line_s < 60)
+        return;
+    job->last_line_s = s;
+    replay_duration(took, s);
+    replay_duration(left, rows > 0 ? s * (job->rows_all - rows) / rows : 0);
+    if (!tty)
+        fprintf(stderr, "kvtrace: trace %u/%u layer %u/%u after %s: %.3g rows/s, about %s left\n", job->trace_at + 1, job->n_traces,
+                done, all, took, rows / s, left);
+    else if (done < all)
+        fprintf(stderr, "\r\033[Ktrace %u/%u  layer %u/%u  %s  %.3g rows/s  about %s left ", job->trace_at + 1, job->n_traces, done, all,
+                took, rows / s, left);
+    else
+        fprintf(stderr, "\r\033[Ktrace %u/%u  %s  storing results ", job->trace_at + 1, job->n_traces, took);
+    fflush(stderr);
 }
 
 /* --------------------------------------------------------------------- run */
@@ -439,9 +490,9 @@ static int replay_is_bad_trace(kvt_status st)
     return st == KVT_ECHECK || st == KVT_ENEED || st == KVT_EFORMAT || st == KVT_ENOTSUP || st == KVT_ERANGE;
 }
 
-static kvt_status replay_traces(replay_job *job, kvt_store *store, const kvt_kernels *kern, int *exit_code, kvt_err *err)
+static kvt_replay_opts replay_opts_of(replay_job *job, const kvt_kernels *kern)
 {
-    const kvt_replay_opts opts = {
+    return (kvt_replay_opts){
         .config = (const kvt_config *const *)job->config, .n_config = job->n_config,
         .budget = job->budget, .n_budget = job->n_budget, .n_curve = job->n_curve,
         .seed = kvt_arg_uint(job->args, "seed"),
@@ -451,13 +502,22 @@ static kvt_status replay_traces(replay_job *job, kvt_store *store, const kvt_ker
         .kept_every = kvt_arg_given(job->args, "kept-every") ? (uint32_t)kvt_arg_uint(job->args, "kept-every") : 0,
         .cancel = &replay_cancel, .progress = job->show_progress ? replay_progress : NULL, .progress_user = job,
     };
+}
 
-    job->started = job->last_line = time(NULL);
+static kvt_status replay_traces(replay_job *job, kvt_store *store, const kvt_kernels *kern, int *exit_code, kvt_err *err)
+{
+    const kvt_replay_opts opts = replay_opts_of(job, kern);
+
+    clock_gettime(CLOCK_MONOTONIC, &job->started);
+    for (uint32_t i = 0; i < job->n_traces; i++)
+        job->rows_all += replay_rows(&job->source[i]);
     for (job->trace_at = 0; job->trace_at < job->n_traces; job->trace_at++) {
         kvt_err why = { KVT_OK, "" };
         kvt_status st = KVT_OK;
         if (job->source[job->trace_at].ops)
             st = kvt_replay(&job->source[job->trace_at], &opts, kvt_store_sink(store), &why);
+        replay_clear_line(job);
+        job->rows_before += replay_rows(&job->source[job->trace_at]);
         if (st < 0 && replay_cancel)             /* what failed was stopped */
             return kvt_fail(err, KVT_ECANCELLED, "%s: stopped; the same command goes on where this one ended", job->source[job->trace_at].path);
         if (st < 0 && kvt_arg_flag(job->args, "keep-going") && replay_is_bad_trace(st)) {
@@ -523,6 +583,98 @@ static kvt_status replay_into(replay_job *job, const char *path, int *exit_code,
     return st;
 }
 
+/* ----------------------------------------------------------------- dry run */
+
+typedef struct replay_there { sqlite3 *db; sqlite3_stmt *find; const char *path; } replay_there;
+
+/* Is the cell not in the database yet? */
+static kvt_status replay_is_new(void *self, const kvt_cell *cell, int *todo, kvt_err *err)
+{
+    const replay_there *there = self;
+    int code;
+
+    *todo = 1;
+    if (!there->find)
+        return KVT_OK;
+    sqlite3_reset(there->find);
+    sqlite3_bind_text(there->find, 1, cell->key_sha256, -1, SQLITE_STATIC);
+    code = sqlite3_step(there->find);
+    *todo = code == SQLITE_DONE;
+    return code == SQLITE_DONE || code == SQLITE_ROW ? KVT_OK : kvt_fail(err, KVT_EDB, "%s: %s", there->path, sqlite3_errmsg(there->db));
+}
+
+static void replay_print_bytes(const char *what, uint64_t bytes)
+{
+    if (bytes >= 10000000000u)
+        printf("  %-9s %.1f GB\n", what, (double)bytes * 1e-9);
+    else
+        printf("  %-9s %.0f MB\n", what, (double)bytes * 1e-6 + 0.5);
+}
+
+static void replay_print_estimate(const char *name, const kvt_estimate *x)
+{
+    char shown[256], took[32];
+
+    printf("%s\n  %-9s %u\n  %-9s %.3g\n", kvt_printable_str(shown, sizeof shown, name), "cells", x->n_cells, "rows", (double)x->n_rows);
+    replay_print_bytes("database", x->db_bytes);
+    replay_print_bytes("memory", x->memory_bytes);
+    printf("  %-9s %s\n", "time", replay_duration(took, x->seconds));
+}
+
+/* More memory than there is: which knob turns most of it. */
+static void replay_warn_memory(const kvt_estimate *x)
+{
+    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    const uint64_t have = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : UINT64_MAX;
+
+    if (x->memory_bytes <= have)
+        return;
+    fprintf(stderr, "kvtrace: warning: %.1f GB of memory are needed, this machine has %.1f GB: %s\n", (double)x->memory_bytes * 1e-9,
+            (double)have * 1e-9, x->thread_bytes > x->cell_bytes ? "use a smaller -j"
+            : "name fewer policies with -p or fewer budgets with -b; several runs can fill one database");
+}
+
+static kvt_status replay_dry_run(replay_job *job, const char *path, kvt_err *err)
+{
+    static const kvt_sink_ops ops = { .name = "dry run", .claim = replay_is_new };
+    const kvt_kernels *kern = kvt_kernels_find(kvt_arg_text(job->args, "isa"));
+    const kvt_replay_opts opts = replay_opts_of(job, kern);
+    replay_there there = { .path = path };
+    kvt_estimate sum = { 0 };
+    kvt_rates rates;
+    uint32_t n = 0;
+    kvt_status st = KVT_OK;
+
+    if (!kern)
+        return kvt_fail(err, KVT_EARG, "--isa %s: this processor cannot run it; use --isa auto", kvt_arg_text(job->args, "isa"));
+    if (access(path, F_OK) == 0) {
+        KVT_TRY(kvt_store_open_read(&there.db, path, err));
+        if (sqlite3_prepare_v2(there.db, "SELECT 1 FROM cell WHERE key_sha256 = ?1 AND status = 'done'", -1, &there.find, NULL) != SQLITE_OK) {
+            st = kvt_fail(err, KVT_EDB, "%s: %s", path, sqlite3_errmsg(there.db));
+            goto done;
+        }
+    }
+    KVT_TRY_GOTO(st, kvt_rates_measure(kern, &rates, err));
+    for (uint32_t i = 0; i < job->n_traces; i++) {
+        kvt_estimate x;
+        if (!job->source[i].ops)
+            continue;
+        KVT_TRY_GOTO(st, kvt_estimate_replay(&job->source[i], &opts, (kvt_sink){ &ops, &there }, &rates, &x, err));
+        replay_print_estimate(job->source[i].path, &x);
+        sum.n_cells += x.n_cells, sum.n_rows += x.n_rows, sum.db_bytes += x.db_bytes, sum.seconds += x.seconds, n++;
+        if (x.memory_bytes > sum.memory_bytes)
+            sum.memory_bytes = x.memory_bytes, sum.cell_bytes = x.cell_bytes, sum.thread_bytes = x.thread_bytes;
+    }
+    if (n > 1)
+        replay_print_estimate("all traces", &sum);
+    printf("\nEstimates, mostly within a factor of 2. Nothing was written; the results would go to %s\n", path);
+    replay_warn_memory(&sum);
+done:
+    sqlite3_finalize(there.find);
+    sqlite3_close(there.db);
+    return st;
+}
+
 static kvt_status replay_run(const kvt_args *args, int *exit_code, kvt_err *err)
 {
     replay_job job = { .args = args, .show_progress = !kvt_arg_flag(args, "quiet") };
@@ -540,6 +692,10 @@ static kvt_status replay_run(const kvt_args *args, int *exit_code, kvt_err *err)
     if (*exit_code != KVT_EXIT_OK && !job.n_bad)
         goto done;
     path = replay_output(&job);
+    if (path && kvt_arg_flag(args, "dry-run")) {
+        st = replay_dry_run(&job, path, err);
+        goto done;
+    }
     st = path ? replay_into(&job, path, exit_code, err) : kvt_fail(err, KVT_ENOMEM, "out of memory");
     if (st == KVT_OK && !kvt_arg_flag(args, "quiet")) {
         st = replay_summary(path, err);
@@ -568,6 +724,7 @@ const kvt_cmd kvt_cmd_replay = {
         "A killed run leaves a sound database; the same command finishes it. Combinations of\n"
         "policy and trace that cannot exist are named and skipped.\n\n"
         "  kvtrace replay trace.h5\n"
+        "  kvtrace replay trace.h5 --dry-run\n"
         "  kvtrace replay trace.h5 -p snapkv:window=32,h2o -b 0.1,0.2 -o results.db --kept kept.jsonl\n",
     .min_operands = 1, .max_operands = UINT32_MAX, .opts = replay_opts, .run = replay_run,
 };

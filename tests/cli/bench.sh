@@ -47,6 +47,9 @@ tiny oracle '"name":.*"n 70, selection"' --n 70 --steps 20 --budgets 9
 tiny stats '"id":.*"S6"' --steps 37 --policies 3 --budgets 6
 tiny store '"id":.*"D1"' --n 300 $small
 tiny stack '"id":.*"N1"' --n 300 --steps 20 --budgets 5
+tiny trace-read '"id":.*"I1c"' --bytes 1
+grep -q '"name":.*"bf16 widened, warm"' out.json || fail "trace-read does not read every type: $(cat out.json)"
+tiny trace-write '"id":.*"I2c"' --bytes 1
 tiny scale '"name":.*"4 x budgets"' --n 300 $small
 tiny sweep '"name":.*"whole sweep' --n 300 $small --threads 2
 path=/nowhere
@@ -79,6 +82,7 @@ refuse 2 'budgets' mass --budgets 0
 refuse 2 'budgets' mass --budgets 257
 refuse 2 'at most two' mass --budgets 1,2,3
 refuse 2 'multiple of 4' rows --d 30
+refuse 2 'at most' trace-read --bytes 65536
 refuse 2 'for sweep and store' rows --trace t.h5
 refuse 3 'No such file' sweep --trace no.h5
 refuse 4 'cannot make a folder' peak --dir nowhere
