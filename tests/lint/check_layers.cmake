@@ -12,7 +12,7 @@ set(TABLE
   "cmd      | ^[a-z/]+/cmd_[a-z]+\\.c$               | * | .*"
   "main     | ^sim/kvtrace_main\\.c$                 | base | "
   "tests    | ^tests/                               | * | .*"
-  "base     | ^traces/base/                         | base | errno fcntl getopt unistd"
+  "base     | ^traces/base/                         | base | cpuid errno fcntl getopt immintrin unistd"
   "traces   | ^traces/                              | base traces | errno fcntl unistd hdf5 H5FDdevelop sys/.*"
   "kernels  | ^kernels/                             | base kernels | immintrin"
   "policy   | ^policies/(policy_.*\\.c|family_.*\\.[ch]|.*_impl\\..*|kvt_policy\\.h|kvt_prim\\.h)$ | policy | -only float math string stddef stdint stdbool"

@@ -41,6 +41,21 @@ Test(base, sha256_agrees_with_the_published_vectors)
     cr_expect_str_eq(hex, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
+/* The instructions of the processor, where it has them, against the standard's loops. */
+Test(base, sha256_blocks_are_those_of_the_standard)
+{
+    uint8_t data[64 * 33 + 1];
+
+    for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)(i * 131 + (i >> 5) * 17);
+    for (size_t n = 0; n <= 33; n++) {
+        uint32_t a[8] = { 0x01234567u, 0x89abcdefu, 0xffffffffu, 0, 0x80000000u, 7, 0xdeadbeefu, (uint32_t)n }, b[8];
+        memcpy(b, a, sizeof a);
+        kvt_sha256_blocks(a, data + n % 2, n);
+        kvt_sha256_blocks_plain(b, data + n % 2, n);
+        cr_assert(memcmp(a, b, sizeof a) == 0, "%zu blocks", n);
+    }
+}
+
 Test(base, sha256_does_not_depend_on_the_pieces)
 {
     uint8_t data[300], whole[32], pieces[32];

@@ -23,6 +23,11 @@ void kvt_sha256_of(const void *data, size_t n_bytes, uint8_t out[32]);
 /* Lower-case hex of 32 bytes, with a terminating zero. */
 void kvt_sha256_hex(const uint8_t digest[32], char out[65]);
 
+/* The compression function over n whole blocks of 64 bytes: as this processor does it best,
+ * and as the standard says it. */
+void kvt_sha256_blocks(uint32_t h[8], const uint8_t *p, size_t n_blocks);
+void kvt_sha256_blocks_plain(uint32_t h[8], const uint8_t *p, size_t n_blocks);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,7 +1,13 @@
-/* sha256.c - SHA-256 of FIPS 180-4, sections 4 to 6, straight from the standard. */
+/* sha256.c - SHA-256 of FIPS 180-4, sections 4 to 6, straight from the standard; and with
+ * the instructions that x86 has for it, several times faster: a trace is hashed while it is
+ * written. */
 #include "kvt_sha256.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
 static const uint32_t sha256_k[64] = {
     0x428a2f98u, 0x71374491u, 0xb5c0fbcfu, 0xe9b5dba5u, 0x3956c25bu, 0x59f111f1u, 0x923f82a4u, 0xab1c5ed5u,
@@ -19,7 +25,7 @@ static inline uint32_t sha256_ror(uint32_t x, unsigned n)
     return (x >> n) | (x << (32u - n));
 }
 
-static void sha256_blocks(uint32_t h[8], const uint8_t *p, size_t n_blocks)
+void kvt_sha256_blocks_plain(uint32_t h[8], const uint8_t *p, size_t n_blocks)
 {
     for (; n_blocks > 0; n_blocks--, p += 64) {
         uint32_t w[64], s[8];
@@ -46,6 +52,66 @@ static void sha256_blocks(uint32_t h[8], const uint8_t *p, size_t n_blocks)
     }
 }
 
+#if defined(__x86_64__)
+/* The instructions keep the state as two registers ABEF, CDGH and take four words of the
+ * schedule at a time. */
+__attribute__((target("sha,sse4.1"))) static void sha256_blocks_x86(uint32_t h[8], const uint8_t *p, size_t n_blocks)
+{
+    const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+    const __m128i dcba = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(const void *)h), 0xb1);
+    const __m128i hgfe = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(const void *)(h + 4)), 0x1b);
+    __m128i abef = _mm_alignr_epi8(dcba, hgfe, 8), cdgh = _mm_blend_epi16(hgfe, dcba, 0xf0), feba, dchg;
+
+    for (; n_blocks > 0; n_blocks--, p += 64) {
+        const __m128i abef0 = abef, cdgh0 = cdgh;
+        __m128i w[4];
+
+        for (int i = 0; i < 4; i++)
+            w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(p + 16 * i)), swap);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) {
+            const __m128i k = _mm_add_epi32(w[i % 4], _mm_loadu_si128((const __m128i *)(const void *)(sha256_k + 4 * i)));
+            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, k);
+            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(k, 0x0e));
+            if (i < 12)                                 /* words 4 i + 16 to 4 i + 19 */
+                w[i % 4] = _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32(w[i % 4], w[(i + 1) % 4]),
+                                                              _mm_alignr_epi8(w[(i + 3) % 4], w[(i + 2) % 4], 4)), w[(i + 3) % 4]);
+        }
+        abef = _mm_add_epi32(abef, abef0);
+        cdgh = _mm_add_epi32(cdgh, cdgh0);
+    }
+    feba = _mm_shuffle_epi32(abef, 0x1b);
+    dchg = _mm_shuffle_epi32(cdgh, 0xb1);
+    _mm_storeu_si128((__m128i *)(void *)h, _mm_blend_epi16(feba, dchg, 0xf0));
+    _mm_storeu_si128((__m128i *)(void *)(h + 4), _mm_alignr_epi8(dchg, feba, 8));
+}
+
+/* CPUID is asked once: it is slow inside a virtual machine. */
+static int sha256_has_x86(void)
+{
+    static _Atomic int known;                           /* 0 not asked, 1 no, 2 yes */
+    unsigned a, b = 0, c, d;
+    int has = known;
+
+    if (has == 0) {
+        has = __builtin_cpu_supports("sse4.1") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 29 & 1) ? 2 : 1;
+        known = has;
+    }
+    return has == 2;
+}
+#endif
+
+void kvt_sha256_blocks(uint32_t h[8], const uint8_t *p, size_t n_blocks)
+{
+#if defined(__x86_64__)
+    if (sha256_has_x86()) {
+        sha256_blocks_x86(h, p, n_blocks);
+        return;
+    }
+#endif
+    kvt_sha256_blocks_plain(h, p, n_blocks);
+}
+
 void kvt_sha256_init(kvt_sha256 *s)
 {
     static const uint32_t h0[8] = { 0x6a09e667u, 0xbb67ae85u, 0x3c6ef372u, 0xa54ff53au,
@@ -67,9 +133,9 @@ void kvt_sha256_update(kvt_sha256 *s, const void *data, size_t n_bytes)
         p += n;
         n_bytes -= n;
         if (held + n < 64) return;
-        sha256_blocks(s->h, s->block, 1);
+        kvt_sha256_blocks(s->h, s->block, 1);
     }
-    sha256_blocks(s->h, p, n_bytes / 64);
+    kvt_sha256_blocks(s->h, p, n_bytes / 64);
     if (n_bytes % 64 > 0) memcpy(s->block, p + n_bytes / 64 * 64, n_bytes % 64);
 }
 
@@ -81,12 +147,12 @@ void kvt_sha256_final(kvt_sha256 *s, uint8_t out[32])
     s->block[held++] = 0x80;
     if (held > 56) {                                /* no room for the length */
         memset(s->block + held, 0, 64 - held);
-        sha256_blocks(s->h, s->block, 1);
+        kvt_sha256_blocks(s->h, s->block, 1);
         held = 0;
     }
     memset(s->block + held, 0, 56 - held);
     for (unsigned i = 0; i < 8; i++) s->block[56 + i] = (uint8_t)(n_bits >> (56 - 8 * i));
-    sha256_blocks(s->h, s->block, 1);
+    kvt_sha256_blocks(s->h, s->block, 1);
     for (unsigned i = 0; i < 32; i++) out[i] = (uint8_t)(s->h[i / 4] >> (24 - 8 * (i % 4)));
 }
 
