@@ -86,29 +86,43 @@ void kvt__curve_not_nested(run *r, const run_cell *c, uint32_t head, uint32_t n)
     r->curve[c->curve_at].not_nested[r->L.head0 + head] = n;
 }
 
+static void curve_put(const run *r, const run_cell *c, uint32_t head, const kvt_tail *tail)
+{
+    const run_curve *k = &r->curve[c->curve_at];
+    uint32_t *q31 = k->q31 + ((size_t)r->L.head0 + head) * KVT_CURVE_METRICS * k->id.n_point + c->point;
+
+    q31[KVT_CURVE_MEAN * k->id.n_point] = kvt_q31(tail->mean);
+    q31[KVT_CURVE_Q95 * k->id.n_point] = kvt_q31(tail->q95);
+    q31[KVT_CURVE_CVAR95 * k->id.n_point] = kvt_q31(tail->cvar95);
+    q31[KVT_CURVE_MAX * k->id.n_point] = kvt_q31(tail->max);
+}
+
 kvt_status kvt__curve_losses(run *r, const uint32_t *cell, uint32_t n, uint32_t head, const uint32_t *lost, kvt_err *err)
 {
-    uint32_t *scratch = malloc(2 * (size_t)r->G * sizeof *scratch);
-    uint8_t *trivial = malloc(r->G);
+    uint32_t *scratch = malloc((size_t)KVT_TILE * r->G * sizeof *scratch);
+    uint8_t *trivial = malloc((size_t)KVT_TILE * r->G);
 
     if (!scratch || !trivial) {
         free(scratch), free(trivial);
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     }
-    for (uint32_t i = 0; i < n; i++) {
-        const run_cell *c = &r->cell[cell[i]];
-        const run_curve *k = &r->curve[c->curve_at];
-        uint32_t *q31 = k->q31 + ((size_t)r->L.head0 + head) * KVT_CURVE_METRICS * k->id.n_point + c->point;
-        const uint32_t n_trivial = kvt__n_trivial(r, c);
-        kvt_tail tail;
+    for (uint32_t i = 0; i < n; i += KVT_TILE) {
+        const uint32_t m = n - i < KVT_TILE ? n - i : KVT_TILE;
+        const uint32_t *x[KVT_TILE];
+        const uint8_t *skip[KVT_TILE];
+        kvt_tail tail[KVT_TILE];
 
-        for (uint32_t t = 0; t < r->G; t++)
-            trivial[t] = t < n_trivial;
-        kvt_tail_of(lost + (size_t)i * r->G, trivial, r->G, scratch, &tail);
-        q31[KVT_CURVE_MEAN * k->id.n_point] = kvt_q31(tail.mean);
-        q31[KVT_CURVE_Q95 * k->id.n_point] = kvt_q31(tail.q95);
-        q31[KVT_CURVE_CVAR95 * k->id.n_point] = kvt_q31(tail.cvar95);
-        q31[KVT_CURVE_MAX * k->id.n_point] = kvt_q31(tail.max);
+        for (uint32_t k = 0; k < m; k++) {
+            const uint32_t n_trivial = kvt__n_trivial(r, &r->cell[cell[i + k]]);
+            uint8_t *own = trivial + (size_t)k * r->G;
+            for (uint32_t t = 0; t < r->G; t++)
+                own[t] = t < n_trivial;
+            skip[k] = own;
+            x[k] = lost + (size_t)(i + k) * r->G;
+        }
+        kvt_tails_of(r->kern, x, skip, m, r->G, scratch, tail);
+        for (uint32_t k = 0; k < m; k++)
+            curve_put(r, &r->cell[cell[i + k]], head, &tail[k]);
     }
     free(scratch), free(trivial);
     return KVT_OK;
@@ -128,31 +142,45 @@ static int curve_inside(const lane *less, const lane *more)
     return 1;
 }
 
+/* Losses of a point that mass.c does not sum. */
+static void curve_series(const run *r, const run_cell *c, uint32_t head, uint32_t *lost)
+{
+    if (c->bound) {
+        memcpy(lost, kvt__oracle_of(r, c, head), r->G * sizeof *lost);
+        return;
+    }
+    for (uint32_t t = 0; t < r->G; t++) {
+        const double *p = c->part + ((size_t)head * r->G + t) * N_PARTS;
+        lost[t] = kvt_q31(p[PART_SINK] + p[PART_SELECTION] + p[PART_LATE] + p[PART_NEW]);
+    }
+}
+
 static void curve_head(void *arg, uint32_t head, uint32_t thread)
 {
     run *r = arg;
-    uint32_t *lost = malloc(r->G * sizeof *lost);
+    uint32_t *lost = malloc((size_t)(r->n_grid ? r->n_grid : 1) * r->G * sizeof *lost), *cell = malloc((r->n_grid ? r->n_grid : 1) * sizeof *cell);
 
     (void)thread;
-    r->item_status[head] = lost ? KVT_OK : kvt_fail(&r->item_err[head], KVT_ENOMEM, "out of memory");
-    for (uint32_t i = 0; i < r->n_cells && r->item_status[head] == KVT_OK; i++) {
+    r->item_status[head] = lost && cell ? KVT_OK : kvt_fail(&r->item_err[head], KVT_ENOMEM, "out of memory");
+    for (uint32_t i = 0, n = 0; i < r->n_cells && r->item_status[head] == KVT_OK; i++) {
         const run_cell *c = &r->cell[i];
-        const uint32_t *series = lost;
-        if (!c->curve || !(c->online || c->bound))
+        if (!c->curve)
             continue;
-        if (c->bound)
-            series = kvt__oracle_of(r, c, head);
-        for (uint32_t t = 0; c->online && t < r->G; t++) {
-            const double *p = c->part + ((size_t)head * r->G + t) * N_PARTS;
-            lost[t] = kvt_q31(p[PART_SINK] + p[PART_SELECTION] + p[PART_LATE] + p[PART_NEW]);
+        if (c->online || c->bound) {
+            curve_series(r, c, head, lost + (size_t)n * r->G);
+            cell[n++] = i;
         }
-        r->item_status[head] = kvt__curve_losses(r, &i, 1, head, series, &r->item_err[head]);
-        /* Cells of a curve follow one another; contents of a stack are nested. */
-        if (c->online && c->point > 0 && !kvt__stacked(c) && !kvt__stacked(&r->cell[i - 1]))
+        /* the points of a curve follow one another; contents of a stack are nested */
+        if (c->online && c->point > 0 && !kvt__stacked(c) && !kvt__stacked(c - 1) && r->cell[i - 1].online)
             r->curve[c->curve_at].not_nested[r->L.head0 + head]
                 += !curve_inside(kvt__lane_of(r, i - 1, head), kvt__lane_of(r, i, head));
+        if (n > 0 && (i + 1 == r->n_cells || !r->cell[i + 1].curve || r->cell[i + 1].curve_at != c->curve_at)) {
+            r->item_status[head] = kvt__curve_losses(r, cell, n, head, lost, &r->item_err[head]);
+            n = 0;
+        }
     }
     free(lost);
+    free(cell);
 }
 
 kvt_status kvt__curve_layer(run *r, kvt_err *err)

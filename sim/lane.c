@@ -70,6 +70,26 @@ void kvt__lane_rank(lane *l, uint32_t layer, kvt_first first)
         l->order[s] = place[l->order[s]];
 }
 
+/* The end of that order where one slot leaves: the last two places, without sorting. */
+static void lane_rank_last(lane *l, kvt_first first)
+{
+    const int reversed = (first == KVT_FIRST_LEAVES) != (l->view.job->ties == KVT_TIES_HIGH);
+    uint32_t last = 0, next = 1;
+
+    if (l->worth[next] < l->worth[last] || (l->worth[next] == l->worth[last] && !reversed))
+        last = 1, next = 0;
+    for (uint32_t s = 2; s < l->n; s++) {        /* of equals the later slot leaves, or stays when reversed */
+        if (l->worth[s] < l->worth[last] || (l->worth[s] == l->worth[last] && !reversed)) {
+            next = last;
+            last = s;
+        } else if (l->worth[s] < l->worth[next]) {
+            next = s;
+        }
+    }
+    l->order[l->n - 1] = last;
+    l->order[l->n - 2] = next;
+}
+
 void kvt__lane_worth(const run *r, lane *l, uint32_t query, const float *prob)
 {
     const run_cell *c = &r->cell[l->cell];
@@ -113,12 +133,17 @@ static void lane_evict(const run *r, lane *l, uint32_t query, int32_t step, cons
     if (n <= cap || l->status < 0)
         return;
     kvt__lane_worth(r, l, query, prob);
-    kvt__lane_rank(l, r->L.layer, c->setup.first);
+    if (n == cap + 1 && cap > 0 && c->job.ties != KVT_TIES_SEEDED)
+        lane_rank_last(l, c->setup.first);
+    else
+        kvt__lane_rank(l, r->L.layer, c->setup.first);
     last = cap ? l->worth[l->order[cap - 1]] : NAN;
     l->last_kept = last;
     l->first_dropped = l->worth[l->order[cap]];
-    for (uint32_t i = 0; !l->evicted && i < cap; i++)
-        l->n_tied += l->worth[l->order[i]] == l->first_dropped;
+    for (uint32_t s = 0; !l->evicted && s < n; s++)
+        l->n_tied += l->worth[s] == l->first_dropped;
+    for (uint32_t i = cap; !l->evicted && i < n; i++)
+        l->n_tied -= l->worth[l->order[i]] == l->first_dropped;
     l->evicted = 1;
     for (uint32_t i = cap; i < n; i++) {
         const uint32_t s = l->order[i], pos = l->pos[s];
