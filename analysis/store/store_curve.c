@@ -52,7 +52,7 @@ static kvt_cell curve_as_cell(const kvt_curve_id *id)
                       .seed = id->seed};
 }
 
-kvt_status kvt__curve_claim(void *self, const kvt_curve_id *id, int *todo, kvt_err *err)
+kvt_status kvt__sink_curve_claim(void *self, const kvt_curve_id *id, int *todo, kvt_err *err)
 {
     kvt_store *s = self;
     const kvt_cell cell = curve_as_cell(id);
@@ -133,7 +133,7 @@ static kvt_status curve_inside(kvt_store *s, const kvt_curve_id *id, const kvt_c
     return KVT_OK;
 }
 
-kvt_status kvt__curve_store(void *self, const kvt_curve_id *id, const kvt_curve_row *row, size_t n_row, kvt_err *err)
+kvt_status kvt__sink_curve_store(void *self, const kvt_curve_id *id, const kvt_curve_row *row, size_t n_row, kvt_err *err)
 {
     kvt_store *s = self;
 

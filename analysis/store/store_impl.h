@@ -116,8 +116,8 @@ kvt_status kvt__add_violations(kvt_store *s, const kvt_cell *cell, int64_t cell_
 
 /* store_curve.c: curve_claim and curve_store of the sink ------------------------ */
 
-kvt_status kvt__curve_claim(void *self, const kvt_curve_id *id, int *todo, kvt_err *err);
-kvt_status kvt__curve_store(void *self, const kvt_curve_id *id, const kvt_curve_row *row, size_t n_row, kvt_err *err);
+kvt_status kvt__sink_curve_claim(void *self, const kvt_curve_id *id, int *todo, kvt_err *err);
+kvt_status kvt__sink_curve_store(void *self, const kvt_curve_id *id, const kvt_curve_row *row, size_t n_row, kvt_err *err);
 
 /* store_refs.c ----------------------------------------------------------------- */
 

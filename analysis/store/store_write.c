@@ -363,6 +363,6 @@ static kvt_status store_fail(void *self, const kvt_cell *cell, const char *why, 
 
 kvt_sink kvt_store_sink(kvt_store *s)
 {
-    static const kvt_sink_ops ops = {"sqlite", store_claim, store_store, store_fail, kvt__curve_claim, kvt__curve_store};
+    static const kvt_sink_ops ops = {"sqlite", store_claim, store_store, store_fail, kvt__sink_curve_claim, kvt__sink_curve_store};
     return (kvt_sink){&ops, s};
 }
