@@ -1,7 +1,7 @@
 /* bench_io.c - traces against the memory and the disk that they lie on.
  *
- * The trace holds one head's K or V in 1 MiB (4096 tokens of 128 channels, 16 bits), so
- * that writer, reader and plain blocks move the same pieces. Reads go through
+ * The trace holds one head's K or V in 1 MiB (4096 tokens of 128 channels, 16 bits; 32
+ * heads, as in Llama 2 7B), so that writer, reader and plain blocks move the same pieces. Reads go through
  * kvt_source_read(), head by head into the same floats, as the replay does: what is timed
  * is copying, widening to f32 and the search for NaN. The file is opened before the clock
  * starts, and mapped anew in every repetition. */
@@ -17,14 +17,14 @@
 #include "kvt_sha256.h"
 #include "kvt_trace.h"
 
-enum { IO_TOKENS = 4096, IO_D = 128, IO_HEADS = 8, IO_FLOATS = IO_TOKENS * IO_D };
+enum { IO_TOKENS = 4096, IO_D = 128, IO_HEADS = 32, IO_FLOATS = IO_TOKENS * IO_D };
 
 typedef struct io_work {
     bench_disk raw;
     char       path[1024];          /* the trace                                      */
     kvt_dtype  type;
     int        chunked, cold;
-    uint32_t   n_layers;
+    uint32_t   n_layers, n_heads;   /* fewer heads only where less than a layer is asked for */
     void      *head;                /* [IO_FLOATS] of one head, as stored              */
     float     *want, *out;          /* [IO_FLOATS] the same widened; as read           */
     double     max_err;
@@ -35,14 +35,14 @@ typedef struct io_work {
 static kvt_status io_layer(kvt_writer *w, const io_work *x, uint32_t layer, kvt_err *err)
 {
     const kvt_layer_info info = {
-        .has = 1u << KVT_T_K | 1u << KVT_T_V | 1u << KVT_T_Q | 1u << KVT_T_LSE, .attn = KVT_ATTN_FULL, .n_heads = IO_HEADS,
-        .n_kv_heads = IO_HEADS, .d_k = IO_D, .d_v = IO_D, .kv_layer = layer, .k_type = x->type, .v_type = x->type,
+        .has = 1u << KVT_T_K | 1u << KVT_T_V | 1u << KVT_T_Q | 1u << KVT_T_LSE, .attn = KVT_ATTN_FULL, .n_heads = x->n_heads,
+        .n_kv_heads = x->n_heads, .d_k = IO_D, .d_v = IO_D, .kv_layer = layer, .k_type = x->type, .v_type = x->type,
         .q_type = x->type, .scale = 0.125,
     };
     const float lse = 0;
 
     KVT_TRY(kvt_writer_layer(w, layer, &info, "recomputed", err));
-    for (uint32_t h = 0; h < IO_HEADS; h++) {
+    for (uint32_t h = 0; h < x->n_heads; h++) {
         KVT_TRY(kvt_writer_append(w, layer, KVT_T_K, h, IO_TOKENS, x->head, err));
         KVT_TRY(kvt_writer_append(w, layer, KVT_T_V, h, IO_TOKENS, x->head, err));
         KVT_TRY(kvt_writer_append(w, layer, KVT_T_Q, h, 1, x->head, err));
@@ -58,7 +58,7 @@ static kvt_status io_write(void *arg, double *s, kvt_err *err)
     static const int32_t token[IO_TOKENS];
     const io_work *x = arg;
     const kvt_writer_head head = { .writer = "kvtrace bench", .exactness = "synthetic", .n_layers = x->n_layers, .n_prompt = IO_TOKENS,
-                                   .window = 1, .model_dim = IO_HEADS * IO_D, .provenance = provenance, .n_provenance = 1,
+                                   .window = 1, .model_dim = x->n_heads * IO_D, .provenance = provenance, .n_provenance = 1,
                                    .chunked = x->chunked };
     const kvt_writer_tail tail = { .token_id = token, .sample_width = IO_D, .verify_tol = 1e-2, .verify_passed = 1 };
     kvt_writer *w = NULL;
@@ -127,7 +127,7 @@ static kvt_status io_read(void *arg, double *s, kvt_err *err)
     start = bench_now_s();
     for (uint32_t l = 0; l < x->n_layers; l++)
         for (int v = 0; v < 2; v++)
-            for (uint32_t h = 0; h < IO_HEADS; h++)
+            for (uint32_t h = 0; h < x->n_heads; h++)
                 KVT_TRY_GOTO(st, kvt_source_read(&src, v ? KVT_T_V : KVT_T_K, l, h, 0, IO_TOKENS, x->out, err));
     *s = bench_now_s() - start;
     io_compare(x);
@@ -154,17 +154,17 @@ static void io_fill(io_work *x, uint64_t seed, kvt_dtype type)
 /* Bytes of K and V of the trace. */
 static double io_bytes(const io_work *x)
 {
-    return (double)x->n_layers * 2 * IO_HEADS * IO_FLOATS * (double)kvt_dtype_bytes(x->type);
+    return (double)x->n_layers * 2 * x->n_heads * IO_FLOATS * (double)kvt_dtype_bytes(x->type);
 }
 
 static kvt_status io_new(io_work *x, const bench_out *o, kvt_err *err)
 {
-    const size_t layer = 2 * (size_t)IO_HEADS * IO_FLOATS * 2;
+    const size_t head = 2 * (size_t)IO_FLOATS * 2;       /* its K and its V */
+    const uint64_t heads = (o->conf.disk_bytes + head - 1) / head;
 
-    x->n_layers = (uint32_t)((o->conf.disk_bytes + layer - 1) / layer);
-    x->raw.bytes = x->n_layers * layer;
-    if (x->n_layers > KVT_MAX_LAYERS)
-        return kvt_fail(err, KVT_EARG, "--bytes: at most %zu here", KVT_MAX_LAYERS * layer >> 20);
+    x->n_heads = heads < IO_HEADS ? (uint32_t)heads : IO_HEADS;
+    x->n_layers = (uint32_t)((heads + x->n_heads - 1) / x->n_heads);
+    x->raw.bytes = (size_t)x->n_layers * x->n_heads * head;
     snprintf(x->path, sizeof x->path, "%s/io.h5", o->conf.dir);
     snprintf(x->raw.path, sizeof x->raw.path, "%s/raw", o->conf.dir);
     x->head = malloc(IO_FLOATS * sizeof(float));

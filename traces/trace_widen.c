@@ -2,14 +2,18 @@
  *
  * One loop body in the compiler's vector type, compiled for the plain instruction set and
  * for AVX2. Only integers and one exact subtraction are used, so that the bits are those
- * of kvt_float16.h everywhere; the processor's own conversion would change the bits of a
- * signalling NaN. Pages of a mapped file lie scattered in memory, and a processor's own
- * read-ahead stops at the end of each: the loop asks for what comes next itself. */
+ * of kvt_float16.h everywhere. The processor's own conversion of f16 is three times faster
+ * but makes a signalling NaN quiet: a line with an infinity or NaN goes the other way.
+ * Pages of a mapped file lie scattered in memory, and a processor's own read-ahead stops
+ * at the end of each: the loop asks for what comes next itself. */
 #include "trace_widen.h"
 
 #include "kvt_float16.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define WIDEN_AHEAD 1024                     /* bytes: measured best of 0.5 to 8 KiB */
 #define WIDEN_LINE  64                       /* bytes of input in one turn of the loop */
@@ -51,6 +55,26 @@ static inline __attribute__((always_inline)) void widen_eight(float *out, const 
     memcpy(out, &x, sizeof x);
 }
 
+/* What does not fill a line. */
+static int widen_rest(float *out, const unsigned char *in, size_t n, kvt_h5_type type)
+{
+    const size_t bytes = type == KVT_H5_F32 ? 4 : 2;
+    int any = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        uint16_t h;
+        float x;
+        memcpy(type == KVT_H5_F32 ? (void *)&x : (void *)&h, in + bytes * i, bytes);
+        if (type != KVT_H5_F32)
+            x = type == KVT_H5_BF16 ? kvt_from_bf16(h) : kvt_from_f16(h);
+        memcpy(&bits, &x, 4);
+        any |= (bits & 0x7f800000u) == 0x7f800000u;
+        memcpy(out + i, &bits, 4);
+    }
+    return any;
+}
+
 static inline __attribute__((always_inline)) int widen_all(float *out, const unsigned char *in, size_t n, kvt_h5_type type)
 {
     const size_t bytes = type == KVT_H5_F32 ? 4 : 2, line = WIDEN_LINE / bytes;
@@ -66,18 +90,7 @@ static inline __attribute__((always_inline)) int widen_all(float *out, const uns
     }
     for (int k = 0; k < 8; k++)
         any |= odd[k];
-    for (; i < n; i++) {
-        uint32_t bits;
-        uint16_t h;
-        float x;
-        memcpy(type == KVT_H5_F32 ? (void *)&x : (void *)&h, in + bytes * i, bytes);
-        if (type != KVT_H5_F32)
-            x = type == KVT_H5_BF16 ? kvt_from_bf16(h) : kvt_from_f16(h);
-        memcpy(&bits, &x, 4);
-        any |= (bits & 0x7f800000u) == 0x7f800000u;
-        memcpy(out + i, &bits, 4);
-    }
-    return any != 0;
+    return (any != 0) | widen_rest(out + i, in + bytes * i, n - i, type);
 }
 
 static inline __attribute__((always_inline)) int widen_type(float *out, const unsigned char *in, size_t n, kvt_h5_type type)
@@ -99,12 +112,41 @@ __attribute__((target("avx2"))) static int widen_avx2(float *out, const void *in
 {
     return widen_type(out, in, n, type);
 }
+
+__attribute__((target("avx2,f16c"))) static int widen_f16c(float *out, const unsigned char *in, size_t n)
+{
+    enum { LINE = WIDEN_LINE / 2 };
+    const __m256i mask = _mm256_set1_epi32(0x7f800000);
+    int any = 0;
+    size_t i = 0;
+
+    for (; i + LINE <= n; i += LINE) {
+        __m256 x[LINE / 8];
+        __m256i odd = _mm256_setzero_si256();
+
+        __builtin_prefetch(in + 2 * i + WIDEN_AHEAD);
+#pragma GCC unroll 4
+        for (int k = 0; k < LINE / 8; k++) {
+            __m128i h;
+            memcpy(&h, in + 2 * i + 16 * (size_t)k, sizeof h);
+            x[k] = _mm256_cvtph_ps(h);
+            odd = _mm256_or_si256(odd, _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(x[k]), mask), mask));
+        }
+        if (__builtin_expect(!_mm256_testz_si256(odd, odd), 0))
+            any |= widen_all(out + i, in + 2 * i, LINE, KVT_H5_F16);
+        else
+            memcpy(out + i, x, sizeof x);
+    }
+    return any | widen_rest(out + i, in + 2 * i, n - i, KVT_H5_F16);
+}
 #endif
 
 int kvt__widen(float *out, const void *in, size_t n, kvt_h5_type type)
 {
     KVT_ASSERT(KVT_H5_BIT(type) & KVT_H5_FLOATS);
 #if defined(__x86_64__)
+    if (type == KVT_H5_F16 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
+        return widen_f16c(out, in, n);
     if (__builtin_cpu_supports("avx2"))
         return widen_avx2(out, in, n, type);
 #endif

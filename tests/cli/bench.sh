@@ -82,7 +82,6 @@ refuse 2 'budgets' mass --budgets 0
 refuse 2 'budgets' mass --budgets 257
 refuse 2 'at most two' mass --budgets 1,2,3
 refuse 2 'multiple of 4' rows --d 30
-refuse 2 'at most' trace-read --bytes 65536
 refuse 2 'for sweep and store' rows --trace t.h5
 refuse 3 'No such file' sweep --trace no.h5
 refuse 4 'cannot make a folder' peak --dir nowhere

@@ -13,7 +13,7 @@ set(TABLE
   "main     | ^sim/kvtrace_main\\.c$                 | base | "
   "tests    | ^tests/                               | * | .*"
   "base     | ^traces/base/                         | base | cpuid errno fcntl getopt immintrin unistd"
-  "traces   | ^traces/                              | base traces | errno fcntl unistd hdf5 H5FDdevelop sys/.*"
+  "traces   | ^traces/                              | base traces | errno fcntl immintrin unistd hdf5 H5FDdevelop sys/.*"
   "kernels  | ^kernels/                             | base kernels | immintrin"
   "policy   | ^policies/(policy_.*\\.c|family_.*\\.[ch]|.*_impl\\..*|kvt_policy\\.h|kvt_prim\\.h)$ | policy | -only float math string stddef stdint stdbool"
   "policies | ^policies/                            | base policies policy | errno"
