@@ -8,7 +8,7 @@
 #include "kvt_store.h"
 #include "trace_synth.h"
 
-enum { REPLAY_WINDOW = 128 };
+enum { REPLAY_WINDOW = 128, REPLAY_WIDTH = 64 };   /* width: of the projection behind nu, which only costs time here */
 
 /* One-shot policies that need no queries before the window. */
 static const char *const replay_policies[BENCH_POLICIES_MAX] = {
@@ -107,7 +107,8 @@ kvt_status bench_replay_new(bench_replay **out, const bench_conf *c, const char 
 {
     bench_replay *w = calloc(1, sizeof *w);
     const kvt_synth synth = { .n_layers = c->layers, .n_heads = c->heads, .n_kv_heads = c->kv_heads, .head_dim = c->d,
-                              .n_prompt = c->n, .n_decode = c->steps, .window = REPLAY_WINDOW, .type = KVT_BF16, .seed = c->seed };
+                              .n_prompt = c->n, .n_decode = c->steps, .window = REPLAY_WINDOW, .type = KVT_BF16, .seed = c->seed,
+                              .model_dim = REPLAY_WIDTH, .no_stats = 1 };
     kvt_status st;
 
     if (!w)

@@ -31,6 +31,8 @@ static const kvt_opt synth_opts[] = {
     {.name = "seed", .type = KVT_OPT_UINT, .value = "N", .def = "1", .min = 0, .max = 9007199254740991.0,
      .help = "Seed of all random numbers: the same seed and sizes, the same content id."},
     {.name = "text", .type = KVT_OPT_FLAG, .help = "Store made-up token text."},
+    {.name = "no-stats", .type = KVT_OPT_FLAG,
+     .help = "Leave out the statistics over all prompt queries: their cost grows with the square of the prompt."},
     {.name = "force", .type = KVT_OPT_FLAG, .help = "Replace a file that is there."},
     {0}};
 
@@ -83,7 +85,7 @@ static kvt_status synth_run(const kvt_args *args, int *exit_code, kvt_err *err)
         .model_dim = (uint32_t)kvt_arg_uint(args, "model-dim"), .n_prompt = (uint32_t)kvt_arg_uint(args, "prompt"),
         .n_decode = (uint32_t)kvt_arg_uint(args, "decode"), .window = (uint32_t)kvt_arg_uint(args, "window"),
         .type = synth_type(kvt_arg_text(args, "dtype")), .seed = kvt_arg_uint(args, "seed"),
-        .text = kvt_arg_flag(args, "text"), .command = command,
+        .text = kvt_arg_flag(args, "text"), .no_stats = kvt_arg_flag(args, "no-stats"), .command = command,
     };
 
     if (!path || !*path) return kvt_fail(err, KVT_EARG, "which trace is to be written? Give -o FILE");

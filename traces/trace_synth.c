@@ -325,10 +325,10 @@ static kvt_status synth_write_head(synth_work *w, uint32_t layer, uint32_t head,
     memset(w->sum, 0, s->n_prompt * sizeof *w->sum);
     memset(w->sumsq, 0, s->n_prompt * sizeof *w->sumsq);
     memset(w->max, 0, s->n_prompt * sizeof *w->max);
-    for (uint32_t p = 0; p < n; p++) {
+    for (uint32_t p = s->no_stats ? first : 0; p < n; p++) {
         const float *const q = w->q + (size_t)p * d;
         const double z = kvt_ref_row(&w->layer[layer], p, q, k, 0.0f, NULL, w->prob);
-        for (uint32_t j = 0; j <= p && p < s->n_prompt; j++) {
+        for (uint32_t j = 0; !s->no_stats && j <= p && p < s->n_prompt; j++) {
             const double a = w->prob[j];
             w->sum[j] += a;
             w->sumsq[j] += a * a;
@@ -341,9 +341,11 @@ static kvt_status synth_write_head(synth_work *w, uint32_t layer, uint32_t head,
     KVT_TRY(kvt_writer_append(w->writer, layer, KVT_T_Q, head, n - first,
                               w->packed + (size_t)first * d * kvt_dtype_bytes(s->type), err));
     KVT_TRY(synth_append_f32(w, layer, KVT_T_LSE, head, n - first, lse, err));
-    KVT_TRY(synth_append_f32(w, layer, KVT_T_STAT_SUM, head, s->n_prompt, w->sum, err));
-    KVT_TRY(synth_append_f32(w, layer, KVT_T_STAT_SUMSQ, head, s->n_prompt, w->sumsq, err));
-    KVT_TRY(synth_append_f32(w, layer, KVT_T_STAT_MAX, head, s->n_prompt, w->max, err));
+    if (!s->no_stats) {
+        KVT_TRY(synth_append_f32(w, layer, KVT_T_STAT_SUM, head, s->n_prompt, w->sum, err));
+        KVT_TRY(synth_append_f32(w, layer, KVT_T_STAT_SUMSQ, head, s->n_prompt, w->sumsq, err));
+        KVT_TRY(synth_append_f32(w, layer, KVT_T_STAT_MAX, head, s->n_prompt, w->max, err));
+    }
     return synth_write_nu(w, layer, head, v, err);
 }
 
@@ -450,7 +452,7 @@ static void synth_make_layers(synth_work *w)
     for (uint32_t l = 0; l < w->s->n_layers; l++)
         w->layer[l] = (kvt_layer_info){
             .has = 1u << KVT_T_K | 1u << KVT_T_V | 1u << KVT_T_Q | 1u << KVT_T_LSE | 1u << KVT_T_NU
-                   | 1u << KVT_T_STAT_SUM | 1u << KVT_T_STAT_SUMSQ | 1u << KVT_T_STAT_MAX,
+                   | (w->s->no_stats ? 0 : 1u << KVT_T_STAT_SUM | 1u << KVT_T_STAT_SUMSQ | 1u << KVT_T_STAT_MAX),
             .attn = KVT_ATTN_FULL, .n_heads = w->s->n_heads, .n_kv_heads = w->s->n_kv_heads, .d_k = d, .d_v = d,
             .kv_layer = l, .k_type = w->s->type, .v_type = w->s->type, .q_type = w->s->type,
             .scale = 1.0 / sqrt((double)d), .rope_dims = d / 2, .rope_segments = 1, .rope_attention_scaling = 1.0,

@@ -30,6 +30,8 @@ typedef struct kvt_synth {
     kvt_dtype   type;                   /* of k, v and q                             */
     uint64_t    seed;                   /* at most INT64_MAX                         */
     int         text;                   /* store made-up words                       */
+    int         no_stats;               /* without the statistics over all prompt queries, whose */
+                                        /* cost is the square of the prompt          */
     const char *command;                /* for provenance, or NULL                   */
     const char *created, *uuid;         /* NULL = now, random                        */
 } kvt_synth;
