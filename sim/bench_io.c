@@ -1,10 +1,11 @@
 /* bench_io.c - traces against the memory and the disk that they lie on.
  *
  * The trace holds one head's K or V in 1 MiB (4096 tokens of 128 channels, 16 bits; 32
- * heads, as in Llama 2 7B), so that writer, reader and plain blocks move the same pieces. Reads go through
- * kvt_source_read(), head by head into the same floats, as the replay does: what is timed
- * is copying, widening to f32 and the search for NaN. The file is opened before the clock
- * starts, and mapped anew in every repetition. */
+ * heads, as in Llama 2 7B), so that writer and plain blocks move the same pieces. Reads go through
+ * kvt_source_read(), head by head in blocks of 512 rows into the same 256 KiB of floats,
+ * which stay in the cache: what is timed is reading, widening to f32 and the search for
+ * NaN, not a second stream to memory. The file is opened before the clock starts; its
+ * datasets are opened and mapped anew in every repetition. */
 #include "bench.h"
 
 #include <errno.h>
@@ -17,7 +18,7 @@
 #include "kvt_sha256.h"
 #include "kvt_trace.h"
 
-enum { IO_TOKENS = 4096, IO_D = 128, IO_HEADS = 32, IO_FLOATS = IO_TOKENS * IO_D };
+enum { IO_TOKENS = 4096, IO_D = 128, IO_HEADS = 32, IO_FLOATS = IO_TOKENS * IO_D, IO_ROWS = 512 };
 
 typedef struct io_work {
     bench_disk raw;
@@ -26,7 +27,7 @@ typedef struct io_work {
     int        chunked, cold;
     uint32_t   n_layers, n_heads;   /* fewer heads only where less than a layer is asked for */
     void      *head;                /* [IO_FLOATS] of one head, as stored              */
-    float     *want, *out;          /* [IO_FLOATS] the same widened; as read           */
+    float     *want, *out;          /* [IO_FLOATS] the same widened; [IO_ROWS][IO_D] as read */
     double     max_err;
 } io_work;
 
@@ -106,12 +107,20 @@ static kvt_status io_drop_pages(const char *path, kvt_err *err)
     return KVT_OK;
 }
 
+/* The last block of a head is what out holds at the end. */
 static void io_compare(io_work *x)
 {
-    for (size_t i = 0; i < IO_FLOATS; i++) {
-        const double e = (double)x->out[i] - (double)x->want[i];
+    for (size_t i = 0; i < (size_t)IO_ROWS * IO_D; i++) {
+        const double e = (double)x->out[i] - (double)x->want[IO_FLOATS - IO_ROWS * IO_D + i];
         x->max_err = e > x->max_err ? e : -e > x->max_err ? -e : x->max_err;
     }
+}
+
+static kvt_status io_read_head(kvt_source *src, kvt_tensor t, uint32_t layer, uint32_t head, float *out, kvt_err *err)
+{
+    for (uint32_t row = 0; row < IO_TOKENS; row += IO_ROWS)
+        KVT_TRY(kvt_source_read(src, t, layer, head, row, IO_ROWS, out, err));
+    return KVT_OK;
 }
 
 static kvt_status io_read(void *arg, double *s, kvt_err *err)
@@ -128,7 +137,7 @@ static kvt_status io_read(void *arg, double *s, kvt_err *err)
     for (uint32_t l = 0; l < x->n_layers; l++)
         for (int v = 0; v < 2; v++)
             for (uint32_t h = 0; h < x->n_heads; h++)
-                KVT_TRY_GOTO(st, kvt_source_read(&src, v ? KVT_T_V : KVT_T_K, l, h, 0, IO_TOKENS, x->out, err));
+                KVT_TRY_GOTO(st, io_read_head(&src, v ? KVT_T_V : KVT_T_K, l, h, x->out, err));
     *s = bench_now_s() - start;
     io_compare(x);
 done:
@@ -169,7 +178,7 @@ static kvt_status io_new(io_work *x, const bench_out *o, kvt_err *err)
     snprintf(x->raw.path, sizeof x->raw.path, "%s/raw", o->conf.dir);
     x->head = malloc(IO_FLOATS * sizeof(float));
     x->want = malloc(IO_FLOATS * sizeof *x->want);
-    x->out = calloc(IO_FLOATS, sizeof *x->out);
+    x->out = calloc((size_t)IO_ROWS * IO_D, sizeof *x->out);
     x->raw.block = malloc(BENCH_BLOCK);
     if (!x->head || !x->want || !x->out || !x->raw.block)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
@@ -244,7 +253,7 @@ kvt_status bench_trace_read(bench_out *o, kvt_err *err)
     io_item(o, "f16 widened, cold", &x, &sub, &ref, "1 MiB reads, cold", (double)x.raw.bytes);
     bench_check(&o->item[o->n_items - 1], "the written numbers", x.max_err, 0);
     bench_target_add(o, "I1c", o->item[o->n_items - 1].ratio, ">=", 0.80);
-    bench_note(o, "contiguous data, head by head into the same 2 MiB of floats; the search for NaN is part of it");
+    bench_note(o, "contiguous data, in blocks of 512 rows into the same 256 KiB of floats; the search for NaN is part of it");
     bench_note(o, "cold: the file's pages are dropped after fsync; a disk that caches on its own side still does");
 done:
     free(data);

@@ -117,6 +117,7 @@ kvt_status kvt__h5_direct_failed(const kvt_h5_dataset *d, int why, kvt_err *err)
 typedef struct kvt_h5_map {                   /* byte i of the dataset is base[skip + i] */
     unsigned char *base;                      /* NULL: not mapped                     */
     size_t         bytes, skip;
+    size_t         asked;                     /* MiB of it that was last asked for    */
 } kvt_h5_map;
 
 /* Maps a large direct dataset where the program guards mapped pages; base stays NULL
@@ -124,7 +125,9 @@ typedef struct kvt_h5_map {                   /* byte i of the dataset is base[s
 void kvt__h5_map_open(kvt_h5_map *m, const kvt_h5_dataset *d);
 void kvt__h5_map_close(kvt_h5_map *m);
 /* Bytes from .. from + n - 1, as far as there are such, will be read next. */
-void kvt__h5_map_expect(const kvt_h5_map *m, uint64_t from, size_t n);
+void kvt__h5_map_expect(kvt_h5_map *m, uint64_t from, size_t n);
+/* The disk may start on what was written to fd. Only a hint: fsync() decides. */
+void kvt__direct_send(int fd);
 
 /* "3x640x64" into out; at most size bytes. Returns out. */
 char      *kvt__h5_shape(char *out, size_t size, uint32_t rank, const uint64_t *dims);

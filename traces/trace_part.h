@@ -20,6 +20,7 @@ typedef struct kvt_part {
     dev_t   dev;                        /* of the file that was created              */
     ino_t   ino;
     haddr_t eoa, eof;                   /* what HDF5 has allocated; what was written */
+    size_t  unsent;                     /* bytes that the disk has not been hinted at */
     hid_t   driver, h5;
 } kvt_part;
 

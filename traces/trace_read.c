@@ -172,7 +172,7 @@ static void hdf5_widen_mapped(void *arg)
 }
 
 /* n elements from byte `from` of the dataset on. */
-static kvt_status hdf5_read_mapped(const kvt_handle *h, uint64_t from, size_t n, float *out, int *finite, kvt_err *err)
+static kvt_status hdf5_read_mapped(kvt_handle *h, uint64_t from, size_t n, float *out, int *finite, kvt_err *err)
 {
     const size_t bytes = n * h->d.elem_bytes;
     hdf5_mapped m = {h->map.base + h->map.skip + from, out, n, h->d.type, 0};
