@@ -94,21 +94,19 @@ static kvt_status need_grid(kvt_store *s, const kvt_cell *cell, const kvt_curve_
 }
 
 /* The columns that name a curve, first in KVT__DEL_CURVE and KVT__ADD_CURVE. */
-static kvt__row curve_row_begin(kvt_store *s, kvt__stmt which, int64_t trace_id, int64_t config_id, uint64_t seed)
+static void fill_curve_key(kvt__row *r, int64_t trace_id, int64_t config_id, uint64_t seed)
 {
-    kvt__row r = kvt__row_begin(s, which);
-
-    kvt__add_int(&r, trace_id);
-    kvt__add_int(&r, config_id);
-    kvt__add_int(&r, KVT_ENGINE_VERSION);
-    kvt__add_int(&r, KVT_METRIC_VERSION);
-    kvt__add_int(&r, (int64_t)seed);
-    return r;
+    kvt__add_int(r, trace_id);
+    kvt__add_int(r, config_id);
+    kvt__add_int(r, KVT_ENGINE_VERSION);
+    kvt__add_int(r, KVT_METRIC_VERSION);
+    kvt__add_int(r, (int64_t)seed);
 }
 
 static kvt_status curve_inside(kvt_store *s, const kvt_curve_id *id, const kvt_curve_row *row, size_t n_row, kvt_err *err)
 {
     const kvt_cell cell = curve_as_cell(id);
+    kvt__batch b = {.s = s, .cell = &cell, .table = "result_curve", .one = KVT__ADD_CURVE, .left = n_row};
     char metrics[CURVE_METRICS_BYTES];
     int64_t trace_id, config_id, grid_id;
     kvt__row r;
@@ -116,19 +114,21 @@ static kvt_status curve_inside(kvt_store *s, const kvt_curve_id *id, const kvt_c
     KVT_TRY(kvt__need_trace(s, &cell, &trace_id, err));
     KVT_TRY(kvt__need_config(s, &cell, &config_id, err));
     KVT_TRY(need_grid(s, &cell, id, &grid_id, err));
-    r = curve_row_begin(s, KVT__DEL_CURVE, trace_id, config_id, id->seed);
+    r = kvt__row_begin(s, KVT__DEL_CURVE);
+    fill_curve_key(&r, trace_id, config_id, id->seed);
     KVT_TRY(kvt__row_run(s, &r, &cell, "result_curve", err));
     curve_metrics(metrics);
     for (const kvt_curve_row *x = row; x < row + n_row; x++) {
-        r = curve_row_begin(s, KVT__ADD_CURVE, trace_id, config_id, id->seed);
-        kvt__add_text(&r, metrics);
-        kvt__add_int(&r, grid_id);
-        kvt__add_text(&r, x->head >= 0 ? "head" : x->layer >= 0 ? "layer" : "model");
-        kvt__add_int(&r, x->layer);
-        kvt__add_int(&r, x->head);
-        kvt__add_u32(&r, x->q31, (size_t)KVT_CURVE_METRICS * id->n_point);
-        kvt__add_int(&r, x->n_not_nested);
-        KVT_TRY(kvt__row_run(s, &r, &cell, "result_curve", err));
+        kvt__batch_row(&b);
+        fill_curve_key(&b.r, trace_id, config_id, id->seed);
+        kvt__add_text(&b.r, metrics);
+        kvt__add_int(&b.r, grid_id);
+        kvt__add_text(&b.r, x->head >= 0 ? "head" : x->layer >= 0 ? "layer" : "model");
+        kvt__add_int(&b.r, x->layer);
+        kvt__add_int(&b.r, x->head);
+        kvt__add_u32(&b.r, x->q31, (size_t)KVT_CURVE_METRICS * id->n_point);
+        kvt__add_int(&b.r, x->n_not_nested);
+        KVT_TRY(kvt__batch_end_row(&b, err));
     }
     return KVT_OK;
 }

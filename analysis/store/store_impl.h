@@ -21,11 +21,11 @@ typedef enum kvt__stmt {
     KVT__ADD_CELL, KVT__ADD_HEAD, KVT__ADD_KVHEAD, KVT__ADD_LAYER, KVT__ADD_TAU,
     KVT__ADD_SERIES,
     KVT__VIOLATION_NEXT, KVT__ADD_VIOLATION, KVT__ADD_VIOLATIONS, KVT__ADD_TOKEN, KVT__ADD_TOKENS, KVT__ADD_LADDER, KVT__ADD_CERT, KVT__ADD_CHECK,
-    KVT__GRID_FIND, KVT__GRID_ADD, KVT__CURVE_FIND, KVT__DEL_CURVE, KVT__ADD_CURVE,
+    KVT__GRID_FIND, KVT__GRID_ADD, KVT__CURVE_FIND, KVT__DEL_CURVE, KVT__ADD_CURVE, KVT__ADD_CURVES,
     KVT__N_STMT
 } kvt__stmt;
 
-enum { KVT__MANY = 40 };                 /* rows of KVT__ADD_VIOLATIONS and KVT__ADD_TOKENS */
+enum { KVT__MANY = 40 };                 /* rows of KVT__ADD_VIOLATIONS, _TOKENS, _CURVES */
 enum { KVT__N_HASH = 9 };                /* queries of the content hash, in store_hash.c  */
 
 struct kvt_store {
@@ -102,6 +102,22 @@ kvt_status kvt__row_find(kvt_store *s, kvt__row *r, const kvt_cell *cell, const 
                          int64_t *id, kvt_err *err);
 kvt_status kvt__row_fail(kvt_store *s, const kvt__row *r, const kvt_cell *cell, const char *table, kvt_err *err);
 void       kvt__stmt_finalize(kvt_store *s);
+
+/* A table being filled with a known number of rows, KVT__MANY to a statement while enough
+ * are left. Set the first five; then for every row: kvt__batch_row(), fill b->r,
+ * kvt__batch_end_row(). */
+typedef struct kvt__batch {
+    kvt_store      *s;
+    const kvt_cell *cell;
+    const char     *table;
+    kvt__stmt       one;                 /* one + 1 is the same statement for KVT__MANY   */
+    size_t          left;                /* rows to come                                  */
+    kvt__row        r;
+    size_t          held, size;          /* in the statement; as many as it takes         */
+} kvt__batch;
+
+void       kvt__batch_row(kvt__batch *b);
+kvt_status kvt__batch_end_row(kvt__batch *b, kvt_err *err);
 
 /* store_write.c ---------------------------------------------------------------- */
 

@@ -103,7 +103,7 @@ static const char *const stmt_sql[KVT__N_STMT] = {
                        " AND metric_version = ?4 AND seed = ?5",
     [KVT__ADD_CURVE] =
         "INSERT INTO result_curve(trace_id, config_id, engine_version, metric_version, seed, metrics, grid_id,"
-        " level, layer, head, data, n_not_nested) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        " level, layer, head, data, n_not_nested) VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",
     [KVT__ADD_CHECK] = "INSERT INTO validity(run_id, cell_id, check_name, status, value, lim, message)"
                        " VALUES(?,?,?,?,?,?,?)",
 };
@@ -240,4 +240,21 @@ kvt_status kvt__row_find(kvt_store *s, kvt__row *r, const kvt_cell *cell, const 
     if (r->code != SQLITE_DONE) rc = kvt__row_fail(s, r, cell, table, err);
     if (r->st) sqlite3_reset(r->st);
     return rc;
+}
+
+/* ---------------------------------------------------------------- many rows */
+
+void kvt__batch_row(kvt__batch *b)
+{
+    if (b->held > 0) return;
+    b->size = b->left >= KVT__MANY ? KVT__MANY : 1;
+    b->r = kvt__row_begin(b->s, b->size > 1 ? (kvt__stmt)(b->one + 1) : b->one);
+}
+
+kvt_status kvt__batch_end_row(kvt__batch *b, kvt_err *err)
+{
+    b->left--;
+    if (++b->held < b->size) return KVT_OK;
+    b->held = 0;
+    return kvt__row_run(b->s, &b->r, b->cell, b->table, err);
 }

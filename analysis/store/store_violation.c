@@ -3,32 +3,6 @@
  * entries, each table in the order of its key. */
 #include "store_impl.h"
 
-/* A table being filled: rows go into the statement for many while enough are left. */
-typedef struct batch {
-    kvt_store      *s;
-    const kvt_cell *cell;
-    const char     *table;
-    kvt__stmt       one;                /* one + 1 is the statement for KVT__MANY        */
-    kvt__row        r;
-    size_t          left, held, size;   /* rows to come; in the statement; as many as it takes */
-} batch;
-
-static void batch_row(batch *b)
-{
-    if (b->held == 0) {
-        b->size = b->left >= KVT__MANY ? KVT__MANY : 1;
-        b->r = kvt__row_begin(b->s, b->size > 1 ? (kvt__stmt)(b->one + 1) : b->one);
-    }
-}
-
-static kvt_status batch_end_row(batch *b, kvt_err *err)
-{
-    b->left--;
-    if (++b->held < b->size) return KVT_OK;
-    b->held = 0;
-    return kvt__row_run(b->s, &b->r, b->cell, b->table, err);
-}
-
 static void fill_violation(kvt__row *r, int64_t violation_id, int64_t cell_id, int64_t tau_id, const kvt_violation *x)
 {
     kvt__add_int(r, violation_id);
@@ -67,23 +41,23 @@ static void fill_token(kvt__row *r, int64_t violation_id, uint32_t ord, const kv
 kvt_status kvt__add_violations(kvt_store *s, const kvt_cell *cell, int64_t cell_id, const int64_t *tau_id,
                                const kvt_violation *x, size_t n, kvt_err *err)
 {
-    batch b = {.s = s, .cell = cell, .table = "violation", .one = KVT__ADD_VIOLATION, .left = n};
-    batch t = {.s = s, .cell = cell, .table = "violation_token", .one = KVT__ADD_TOKEN};
+    kvt__batch b = {.s = s, .cell = cell, .table = "violation", .one = KVT__ADD_VIOLATION, .left = n};
+    kvt__batch t = {.s = s, .cell = cell, .table = "violation_token", .one = KVT__ADD_TOKEN};
     int64_t first;
     kvt__row r = kvt__row_begin(s, KVT__VIOLATION_NEXT);
 
     KVT_TRY(kvt__row_find(s, &r, cell, "violation", &first, err));
     for (size_t i = 0; i < n; i++) {
-        batch_row(&b);
+        kvt__batch_row(&b);
         fill_violation(&b.r, first + (int64_t)i, cell_id, tau_id[x[i].tau], &x[i]);
-        KVT_TRY(batch_end_row(&b, err));
+        KVT_TRY(kvt__batch_end_row(&b, err));
         t.left += x[i].n_responsible;
     }
     for (size_t i = 0; i < n; i++)
         for (uint32_t k = 0; k < x[i].n_responsible; k++) {
-            batch_row(&t);
+            kvt__batch_row(&t);
             fill_token(&t.r, first + (int64_t)i, k + 1, &x[i].responsible[k]);
-            KVT_TRY(batch_end_row(&t, err));
+            KVT_TRY(kvt__batch_end_row(&t, err));
         }
     return KVT_OK;
 }

@@ -33,6 +33,32 @@ for trace in "$samples"/*.h5; do
     [ "$name" = tiny_gqa ] || check "$trace" "$name" -p snapkv,defensivekv,h2o -b 0.2
 done
 
+# Curves: every point of a short grid is replayed once more as a budget of its own, with its kept sets.
+policies=snapkv,pyramidkv,adakv_snap,defensivekv,cake,tova,h2o
+"$KVTRACE" replay "$samples/tiny_gqa.h5" -p $policies -b auto:5 -o curve.db -q
+grid=$("$py" -c 'import sqlite3, struct
+rows = sqlite3.connect("curve.db").execute("SELECT kept FROM curve_grid ORDER BY n_point DESC LIMIT 1").fetchall()
+print(",".join("%dt" % k for k in struct.unpack("<%dI" % (len(rows[0][0]) // 4), rows[0][0])))')
+"$KVTRACE" replay "$samples/tiny_gqa.h5" -p $policies -b "$grid" -o curve.db -q --kept curve.jsonl --kept-every 1
+echo "== curve at $grid"
+"$py" "$prog" "$samples/tiny_gqa.h5" curve.jsonl curve.db >curve.txt || { cat curve.txt; exit 1; }
+cat curve.txt
+grep -q '^curve: head lost_cvar95 *[1-9][0-9][0-9]' curve.txt
+grep -q '^curve: n_not_nested *[1-9]' curve.txt
+for change in "data = CAST(substr(data, 1, 4) || x'01020304' || substr(data, 9) AS BLOB) WHERE level = 'layer'" \
+    "n_not_nested = n_not_nested + 1 WHERE level = 'head'"; do
+    cp curve.db spoiled.db
+    "$py" -c 'import sqlite3, sys
+db = sqlite3.connect("spoiled.db")
+db.execute("UPDATE result_curve SET " + sys.argv[1])
+db.commit()' "$change"
+    if "$py" "$prog" "$samples/tiny_gqa.h5" curve.jsonl spoiled.db >spoiled.txt; then
+        echo "a changed curve was not noticed: $change"
+        exit 1
+    fi
+    grep -q '^FAIL curve:' spoiled.txt
+done
+
 # A program that agrees with everything would be worthless: one changed number must fail.
 cp share.db spoiled.db
 "$py" - <<'END'

@@ -8,7 +8,8 @@ Nothing of kvtrace is used: rows come from the K and Q of the trace in float64, 
 from the JSON lines of `kvtrace replay --kept` (for online policies with --kept-every 1),
 and every number of the database that follows from them is computed again from its
 definition. SnapKV, streaming and oracle_fixed sets are chosen again too; the sets of
-oracle_minimax come from its certificates, whose bounds are evaluated again. A mass may
+oracle_minimax come from its certificates, whose bounds are evaluated again; points of curves
+are compared with the losses of cells at the same budget. A mass may
 differ by 2e-6 plus the stored row defect, a count not at all, except where a loss lies
 within 4e-6 of a threshold or two entries tie within that. Exit 1 on any difference."""
 import argparse
@@ -113,7 +114,7 @@ class Head:
 def load_cells(db, content_id):
     db.row_factory = sqlite3.Row
     rows = db.execute(
-        "SELECT c.cell_id, c.seed, p.name AS policy, p.budgeted, k.label, b.kind, b.value, b.rule, b.label AS budget_label,"
+        "SELECT c.cell_id, c.seed, c.config_id, c.trace_id, p.name AS policy, p.budgeted, k.label, b.kind, b.value, b.rule, b.label AS budget_label,"
         " r.* FROM cell c JOIN trace t USING(trace_id) JOIN policy_config k USING(config_id) JOIN policy p USING(policy_id)"
         " JOIN budget b USING(budget_id) JOIN result_cell r USING(cell_id) WHERE c.status = 'done' AND t.content_id = ?",
         (content_id,)).fetchall()
@@ -587,6 +588,70 @@ def compare_ladder(checks, db, cell, layer, head, h, rows, bounds, first, where)
     checks.mass("ladder: random_mean", row["random_mean"], prompt.sum(axis=1).mean() * (1 - h.held / layer.N), h.tol, where)
 
 
+# --------------------------------------------------------------------- curves
+
+CURVE_METRICS = ("mean", "q95", "cvar95", "max")
+
+
+def load_curves(db, cell):
+    """{(layer, head): (values [metric][point], n_not_nested)} of the cell's configuration and seed, and the grid."""
+    out, grid = {}, None
+    for layer, head, metrics, kept, data, n in db.execute(
+            "SELECT layer, head, metrics, kept, data, n_not_nested FROM result_curve JOIN curve_grid USING(grid_id)"
+            " WHERE config_id = ? AND trace_id = ? AND seed = ?", (cell.row["config_id"], cell.row["trace_id"], cell.row["seed"])):
+        assert metrics == ",".join("lost_" + m for m in CURVE_METRICS)
+        grid = np.frombuffer(kept, "<u4").tolist()
+        out[(layer, head)] = np.frombuffer(data, "<u4").reshape(len(CURVE_METRICS), len(grid)) / Q31, n
+    return out, grid
+
+
+def compare_curve(checks, curves, point, cell):
+    """The point of the curve at the cell's budget: the cell's losses, recomputed from its kept sets."""
+    where = "%s %s seed %d layer %%d head %%d" % (cell.label, cell.row["budget_label"], cell.row["seed"])
+    own = {key: [h.tail[m] for m in CURVE_METRICS] for key, h in cell.heads.items()}
+    tol = max(h.tol for h in cell.heads.values())
+    want = dict(own)
+    for layer in sorted({l for l, _ in own}) + [-1]:
+        rows = np.array([v for (l, _), v in own.items() if layer in (l, -1)])
+        want[(layer, -1)] = [rows[:, 0].mean()] + rows[:, 1:].max(axis=0).tolist()
+    checks.exact("curve: rows", sorted(curves), sorted(want), where % (-1, -1))
+    for key in want.keys() & curves.keys():
+        level = "head" if key[1] >= 0 else "layer" if key[0] >= 0 else "model"
+        for m, metric in enumerate(CURVE_METRICS):
+            checks.mass("curve: %s lost_%s" % (level, metric), curves[key][0][m][point], want[key][m], tol, where % key)
+
+
+def compare_nesting(checks, curves, at, trace):
+    """n_not_nested, where every point of the grid is a cell with one set of prompt entries."""
+    cells = [at[k] for k in sorted(at)]
+    total = {}
+    for index in trace.layers:
+        layer = trace.layer(index)
+        for head in range(layer.H):
+            gone = [evicted_mask(cell, layer, head)[0][0] for cell in cells]
+            n = sum(bool(np.any(more & ~less)) for less, more in zip(gone, gone[1:]))
+            for key in ((index, head), (index, -1), (-1, -1)):
+                total[key] = total.get(key, 0) + n
+    for key, n in total.items():
+        checks.exact("curve: n_not_nested", curves[key][1], n, "%s layer %d head %d" % ((cells[0].label,) + key))
+
+
+def compare_curves(checks, db, cells, trace):
+    """Cells whose budget in tokens is a point of a curve. Every configuration and seed once."""
+    groups = {}
+    for cell in cells:
+        if cell.row["kind"] == "tokens" and cell.row["rule"] == "share":
+            groups.setdefault((cell.row["config_id"], cell.row["seed"]), []).append(cell)
+    for group in groups.values():
+        curves, grid = load_curves(db, group[0])
+        at = {int(c.amount(trace.N)): c for c in group if curves and int(c.amount(trace.N)) in grid}
+        for kept, cell in at.items():
+            compare_curve(checks, curves, grid.index(kept), cell)
+        one_set = all(not c.all and c.policy not in ("oracle_step", "oracle_minimax") for c in group)
+        if curves and one_set and len(at) == len(grid):
+            compare_nesting(checks, curves, at, trace)
+
+
 # ----------------------------------------------------------------------- runs
 
 def compare_one_head(checks, db, cell, layer, head, rows, sink, bounds):
@@ -643,6 +708,7 @@ def compare(trace_path, kept_path, db_path):
             check_sets(checks, cell, layer, sums)
     for cell in todo:
         compare_cell(checks, cell, trace, cell.n_violation)
+    compare_curves(checks, db, todo, trace)
     checks.report()
     print("%d cells of %d compared, %d differences" % (len(todo), len(cells), checks.failed))
     return 0 if todo and not checks.failed else 1

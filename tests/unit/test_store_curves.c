@@ -106,6 +106,43 @@ Test(store_curves, a_curve_comes_back_bit_for_bit)
     sqlite3_close(db);
 }
 
+/* More rows than fit two statements for many, and every number beside that. */
+Test(store_curves, curves_of_many_rows)
+{
+    enum { ROWS = 97 };
+    static const uint32_t kept[2] = {3, 9};
+    static uint32_t q31[ROWS][KVT_CURVE_METRICS * 2];
+    static kvt_curve_row row[ROWS];
+    static fake_trace t;
+    kvt_err err = {0};
+    kvt_store *s = open_store(db_path);
+    const kvt_sink sink = kvt_store_sink(s);
+    sqlite3 *db = open_plain(db_path);
+
+    fake_trace_init(&t, 0);
+    for (uint32_t i = 0; i < ROWS; i++) {
+        row[i] = (kvt_curve_row){.layer = (int32_t)(i / 10), .head = (int32_t)(i % 10) - 1, .q31 = q31[i], .n_not_nested = i};
+        for (uint32_t k = 0; k < KVT_CURVE_METRICS * 2; k++) q31[i][k] = 1000003 * i + k;
+    }
+    for (uint64_t n = 1; n <= ROWS; n++) {
+        const kvt_curve_id id = {.trace = &t.info, .trace_path = t.path, .config = fake_config(1), .seed = n, .kept = kept, .n_point = 2};
+        char sql[160], want[96];
+        cr_assert(sink.ops->curve_store(sink.self, &id, row, n, &err) == KVT_OK, "%s", err.text);
+        snprintf(sql, sizeof sql, "SELECT count(*), sum(n_not_nested), sum(layer), sum(head) FROM result_curve WHERE seed = %d", (int)n);
+        int64_t sum[3] = {0};
+        for (uint64_t i = 0; i < n; i++) sum[0] += (int64_t)i, sum[1] += row[i].layer, sum[2] += row[i].head;
+        snprintf(want, sizeof want, "%d|%lld|%lld|%lld\n", (int)n, (long long)sum[0], (long long)sum[1], (long long)sum[2]);
+        expect_rows(db, sql, want);
+    }
+    for (uint32_t i = 0; i < ROWS; i++) {
+        char sql[160];
+        snprintf(sql, sizeof sql, "SELECT data FROM result_curve WHERE seed = %d AND layer = %d AND head = %d", ROWS, row[i].layer, row[i].head);
+        expect_blob(db, sql, q31[i], KVT_CURVE_METRICS * 2);
+    }
+    sqlite3_close(db);
+    finish_store(s);
+}
+
 Test(store_curves, a_curve_that_is_there_is_not_done_again)
 {
     char *first, *second;
