@@ -34,7 +34,7 @@ for trace in "$samples"/*.h5; do
 done
 
 # Curves: every point of a short grid is replayed once more as a budget of its own, with its kept sets.
-policies=snapkv,pyramidkv,adakv_snap,defensivekv,cake,tova,h2o
+policies=snapkv,pyramidkv,adakv_snap,defensivekv,streaming,tova,h2o
 "$KVTRACE" replay "$samples/tiny_gqa.h5" -p $policies -b auto:5 -o curve.db -q
 grid=$("$py" -c 'import sqlite3, struct
 rows = sqlite3.connect("curve.db").execute("SELECT kept FROM curve_grid ORDER BY n_point DESC LIMIT 1").fetchall()
