@@ -106,7 +106,8 @@ kvt_status  bench_disk_write(void *arg, double *s, kvt_err *err);
 kvt_status  bench_disk_read(void *arg, double *s, kvt_err *err);
 kvt_status  bench_peak(bench_out *o, kvt_err *err);
 
-/* bench_rows.c, bench_mass.c, bench_oracle.c, bench_sweep.c, bench_growth.c, bench_io.c, bench_stack.c */
+/* bench_rows.c, bench_mass.c, bench_oracle.c, bench_sweep.c, bench_growth.c, bench_io.c, bench_stack.c,
+ * bench_minimax.c */
 kvt_status  bench_rows(bench_out *o, kvt_err *err);
 kvt_status  bench_mass(bench_out *o, kvt_err *err);
 kvt_status  bench_oracle(bench_out *o, kvt_err *err);
@@ -117,5 +118,6 @@ kvt_status  bench_store(bench_out *o, kvt_err *err);
 kvt_status  bench_trace_read(bench_out *o, kvt_err *err);
 kvt_status  bench_trace_write(bench_out *o, kvt_err *err);
 kvt_status  bench_stack(bench_out *o, kvt_err *err);
+kvt_status  bench_minimax(bench_out *o, kvt_err *err);
 
 #endif

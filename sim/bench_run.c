@@ -22,6 +22,7 @@ const bench_def bench_defs[] = {
     { "trace-read", "a trace read as floats: warm against the memory, cold against plain reads of the disk", bench_trace_read },
     { "trace-write", "a trace written, with digests, up to its final name, against plain writes and fsync", bench_trace_write },
     { "stack", "curves of online policies from one run, against a simulation of every budget", bench_stack },
+    { "minimax", "the search for the best fixed set, against reading the rows; its bound after few and many iterations", bench_minimax },
     { NULL, NULL, NULL }
 };
 

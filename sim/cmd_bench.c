@@ -40,7 +40,6 @@ static const kvt_opt bench_opts[] = {
 static const char *const bench_unbuilt[][2] = {
     { "outerr", "there is no output-error kernel" },
     { "colstat", "there is no column-statistics kernel" },
-    { "minimax", "not measured yet" },
 };
 
 enum { BENCH_INCONCLUSIVE = 4 };

@@ -9,10 +9,10 @@ rm -rf ./*
 path=$PATH                          # what the program looks for python3 in
 
 "$KVTRACE" bench list >out 2>err || fail "list: exit $?: $(cat err)"
-for name in peak rows mass oracle stats sweep scale store stack trace-read trace-write; do
+for name in peak rows mass oracle stats sweep scale store stack minimax trace-read trace-write; do
     grep -q "^$name  *[a-z]" out || fail "list does not name $name: $(cat out)"
 done
-grep -q '^minimax .*not in this version' out || fail "list does not say what is missing: $(cat out)"
+grep -q '^colstat .*not in this version' out || fail "list does not say what is missing: $(cat out)"
 
 # tiny NAME WORD OPTION...: exit 4 and JSON with the word.
 tiny() {
@@ -47,6 +47,7 @@ tiny oracle '"name":.*"n 70, selection"' --n 70 --steps 20 --budgets 9
 tiny stats '"id":.*"S6"' --steps 37 --policies 3 --budgets 6
 tiny store '"id":.*"D1"' --n 300 $small
 tiny stack '"id":.*"N1"' --n 300 --steps 20 --budgets 5
+tiny minimax '"id":.*"X2"' --n 300 --steps 40 --budgets 9
 tiny trace-read '"id":.*"I1c"' --bytes 1
 grep -q '"name":.*"bf16 widened, warm"' out.json || fail "trace-read does not read every type: $(cat out.json)"
 tiny trace-write '"id":.*"I2c"' --bytes 1
