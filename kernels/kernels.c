@@ -26,17 +26,17 @@ int kvt_cpu_has_avx512(void)
     return kvt_cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
 }
 
-__attribute__((target("fma"))) static double exp_fma(double x) { return kvt_exp_steps(x); }
+__attribute__((target("fma"))) static double exp_fma(double x) { return kvt_exp_series(x, 1); }
 
-double kvt_exp(double x)
-{
-    return __builtin_cpu_supports("fma") ? exp_fma(x) : kvt_exp_steps(x);
-}
+static double exp_any(double x) { return __builtin_cpu_supports("fma") ? exp_fma(x) : kvt_exp_series(x, 1); }
 #else
 int    kvt_cpu_has_avx2(void) { return 0; }
 int    kvt_cpu_has_avx512(void) { return 0; }
-double kvt_exp(double x) { return kvt_exp_steps(x); }
+static double exp_any(double x) { return kvt_exp_series(x, 1); }
 #endif
+
+/* 0 and infinity a little earlier than the tables, whose f32 and soft-cap cannot tell. */
+double kvt_exp(double x) { return exp_any(x < -700.0 ? -709.0 : x > 709.0 ? 710.0 : x); }
 
 const kvt_kernels *kvt_kernels_at(uint32_t i)
 {

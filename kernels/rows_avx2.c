@@ -8,6 +8,7 @@ int kvt_cpu_has_avx2(void);
 #if defined(__AVX2__) && defined(__FMA__)
 #define KVT_ISA        avx2
 #define KVT_ISA_KEYS   3
+#define KVT_ISA_VECTORS 4
 #define KVT_ISA_USABLE kvt_cpu_has_avx2
 #include "sort_impl.h"
 #include "rows_impl.h"

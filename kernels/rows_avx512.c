@@ -8,6 +8,7 @@ int kvt_cpu_has_avx512(void);
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #define KVT_ISA        avx512
 #define KVT_ISA_KEYS   8
+#define KVT_ISA_VECTORS 2
 #define KVT_ISA_USABLE kvt_cpu_has_avx512
 #include "sort_impl.h"
 #include "rows_impl.h"

@@ -1,7 +1,8 @@
 /* rows_impl.h - the one source of the row kernels, compiled once per instruction set.
  *
- * A file rows_<isa>.c defines KVT_ISA (the table's name), KVT_ISA_KEYS (keys whose
- * accumulators fit its registers) and KVT_ISA_USABLE, then includes this. The loops over
+ * A file rows_<isa>.c defines KVT_ISA (the table's name), KVT_ISA_KEYS and KVT_ISA_VECTORS
+ * (keys, and vectors of lanes of each, whose sums fit its registers) and KVT_ISA_USABLE,
+ * then includes this. The loops over
  * 16 lanes have no branch and no order of their own, so the compiler turns them into
  * packed instructions; the arithmetic of one lane is the same chain everywhere. What must
  * hold for that: every fused operation is written as __builtin_fma, contraction is off,
@@ -12,46 +13,58 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 #include "kvt_kernels.h"
 
-/* exp(x): n = x / ln 2 rounded to nearest, r = x - n ln 2 in two fused steps,
- * |r| <= 0.3466, the series of e^r up to r^12 / 12! (remainder below 2e-16) as one chain
- * of even and one of odd powers, times 2^n.
- * Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits of the sum,
- * without a rounding instruction that some instruction set lacks. NaN stays NaN. The
- * two bounds are applied to x: a choice after the arithmetic would become a branch. */
-static inline double kvt_exp_steps(double x)
+/* Whether __builtin_fma() is an instruction; otherwise it is a call of the C library. */
+#if defined(__FMA__) || defined(__FP_FAST_FMA) || defined(__aarch64__)
+#define KVT_FMA_IS_FAST 1
+#else
+#define KVT_FMA_IS_FAST 0
+#endif
+
+static inline double kvt_mul_add(double a, double b, double c, int fused)
 {
-    const double log2e = 0x1.71547652b82fep+0, ln2_hi = 0x1.62e42fefa39efp-1,
-                 ln2_lo = 0x1.abc9e3b39803fp-56, shift = 0x1.8p+52;
+    return fused ? __builtin_fma(a, b, c) : a * b + c;
+}
+
+/* exp(x): n = x / ln 2 rounded to nearest, r = x - n ln 2 in two steps, |r| <= 0.3467, the
+ * series of e^r up to r^12 / 12! (remainder below 2e-16) as one chain of even and one of
+ * odd powers, times 2^n.
+ * Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits of the sum,
+ * without a rounding instruction that some instruction set lacks. NaN stays NaN. x is
+ * within [-709, 710]: 2^n is +0 for n = -1023, infinity for n = 1024. Not fused, ln 2 is split so that n * ln2_hi is
+ * exact: the result may differ in its last bits, by less than 1e-14 of itself. */
+static inline double kvt_exp_series(double x, int fused)
+{
+    const double log2e = 0x1.71547652b82fep+0, shift = 0x1.8p+52,
+                 ln2_hi = fused ? 0x1.62e42fefa39efp-1 : 0x1.62e42feep-1,
+                 ln2_lo = fused ? 0x1.abc9e3b39803fp-56 : 0x1.a39ef35793c76p-33;
     double t, n, r, r2, two_n, even = 1.0 / 479001600.0, odd = 1.0 / 39916800.0;
     uint64_t bits;
 
-    x = x < -700.0 ? -709.0 : x;                    /* n = -1023: 2^n below is +0      */
-    x = x > 709.0 ? 710.0 : x;                      /* n = 1024: 2^n below is infinity */
-    t = __builtin_fma(x, log2e, shift);
+    t = kvt_mul_add(x, log2e, shift, fused);
     n = t - shift;
-    r = __builtin_fma(-n, ln2_lo, __builtin_fma(-n, ln2_hi, x));
+    r = kvt_mul_add(-n, ln2_lo, kvt_mul_add(-n, ln2_hi, x, fused), fused);
 
     r2 = r * r;
-    even = __builtin_fma(even, r2, 1.0 / 3628800.0);
-    odd = __builtin_fma(odd, r2, 1.0 / 362880.0);
-    even = __builtin_fma(even, r2, 1.0 / 40320.0);
-    odd = __builtin_fma(odd, r2, 1.0 / 5040.0);
-    even = __builtin_fma(even, r2, 1.0 / 720.0);
-    odd = __builtin_fma(odd, r2, 1.0 / 120.0);
-    even = __builtin_fma(even, r2, 1.0 / 24.0);
-    odd = __builtin_fma(odd, r2, 1.0 / 6.0);
-    even = __builtin_fma(even, r2, 0.5);
-    odd = __builtin_fma(odd, r2, 1.0);
-    even = __builtin_fma(even, r2, 1.0);
+    even = kvt_mul_add(even, r2, 1.0 / 3628800.0, fused);
+    odd = kvt_mul_add(odd, r2, 1.0 / 362880.0, fused);
+    even = kvt_mul_add(even, r2, 1.0 / 40320.0, fused);
+    odd = kvt_mul_add(odd, r2, 1.0 / 5040.0, fused);
+    even = kvt_mul_add(even, r2, 1.0 / 720.0, fused);
+    odd = kvt_mul_add(odd, r2, 1.0 / 120.0, fused);
+    even = kvt_mul_add(even, r2, 1.0 / 24.0, fused);
+    odd = kvt_mul_add(odd, r2, 1.0 / 6.0, fused);
+    even = kvt_mul_add(even, r2, 0.5, fused);
+    odd = kvt_mul_add(odd, r2, 1.0, fused);
+    even = kvt_mul_add(even, r2, 1.0, fused);
     memcpy(&bits, &t, sizeof bits);
     bits = (bits + 1023u) << 52;                    /* n + 1023 is the biased exponent */
     memcpy(&two_n, &bits, sizeof two_n);
-    return __builtin_fma(odd, r, even) * two_n;
+    return kvt_mul_add(odd, r, even, fused) * two_n;
 }
 
 #endif
@@ -63,14 +76,58 @@ static inline double kvt_exp_steps(double x)
 #define KVT_TEXT_(a)     #a
 #define KVT_TEXT(a)      KVT_TEXT_(a)
 
-enum { KEYS = KVT_ISA_KEYS, LANES = KVT_TILE, CHANNELS = 128 };
+/* row_v: as many lanes as a register holds, row_u: the same anywhere in memory; VECTORS of them per key are summed at a time. */
+#if defined(__AVX512F__)
+typedef double row_v __attribute__((vector_size(64))), row_u __attribute__((vector_size(64), aligned(8), may_alias));
+#elif defined(__AVX__)
+typedef double row_v __attribute__((vector_size(32))), row_u __attribute__((vector_size(32), aligned(8), may_alias));
+#else
+typedef double row_v __attribute__((vector_size(16))), row_u __attribute__((vector_size(16), aligned(8), may_alias));
+#endif
+enum { KEYS = KVT_ISA_KEYS, LANES = KVT_TILE, CHANNELS = 128, WIDTH = sizeof(row_v) / sizeof(double),
+       VECTORS = KVT_ISA_VECTORS };
 
-/* x[i][lane] = sum_c q[lane][c] k[first + i][c], one fused chain from 0 over the channels
- * in index order. Keys behind the last one repeat it; their results are not used. */
+/* a * b + c with one rounding. A product of two f32 is exact in double, so where nothing is
+ * fused the plain addition has that one rounding as well. */
+static inline row_v row_chain(row_v a, row_v b, row_v c)
+{
+#if defined(__AVX512F__)
+    return (row_v)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__FMA__)
+    return (row_v)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* x[i][lane] += sum_c q[c][lane] wide[i][c] over n channels, for VECTORS * WIDTH lanes; all
+ * sums stay in registers. */
+static inline void dots_lanes(const double *q, double wide[KEYS][CHANNELS], uint32_t n, double *x)
+{
+    row_v sum[KEYS][VECTORS];
+
+    for (uint32_t i = 0; i < KEYS; i++)
+        for (uint32_t l = 0; l < VECTORS; l++)
+            sum[i][l] = *(row_u *)(x + i * LANES + l * WIDTH);
+    for (uint32_t c = 0; c < n; c++, q += LANES)
+        for (uint32_t l = 0; l < VECTORS; l++) {
+            const row_v v = *(const row_u *)(q + l * WIDTH);
+            for (uint32_t i = 0; i < KEYS; i++)
+                sum[i][l] = row_chain(wide[i][c] - (row_v){0}, v, sum[i][l]);
+        }
+    for (uint32_t i = 0; i < KEYS; i++)
+        for (uint32_t l = 0; l < VECTORS; l++)
+            *(row_u *)(x + i * LANES + l * WIDTH) = sum[i][l];
+}
+
+/* x[i][lane] = sum_c q[c][lane] k[first + i][c], one chain from 0 over the channels in
+ * index order. Keys behind the last one repeat it; their results are not used. */
 static void dots(const kvt_rows_args *a, uint32_t first, double x[KEYS][LANES])
 {
-    double sum[KEYS][LANES] = {{0}}, wide[KEYS][CHANNELS];
+    double wide[KEYS][CHANNELS];
 
+    for (uint32_t i = 0; i < KEYS; i++)
+        for (uint32_t l = 0; l < LANES; l++) x[i][l] = 0;
     for (uint32_t c0 = 0; c0 < a->d; c0 += CHANNELS) {
         const uint32_t n = a->d - c0 < CHANNELS ? a->d - c0 : CHANNELS;
 
@@ -79,14 +136,27 @@ static void dots(const kvt_rows_args *a, uint32_t first, double x[KEYS][LANES])
             const float *k = a->k + (size_t)key * a->d + c0;
             for (uint32_t c = 0; c < n; c++) wide[i][c] = (double)k[c];
         }
-        for (uint32_t c = 0; c < n; c++) {
-            const double *q = a->qt + (size_t)(c0 + c) * LANES;
-            for (uint32_t l = 0; l < LANES; l++)
-                for (uint32_t i = 0; i < KEYS; i++)
-                    sum[i][l] = __builtin_fma(wide[i][c], q[l], sum[i][l]);
-        }
+        for (uint32_t l = 0; l < LANES; l += VECTORS * WIDTH)
+            dots_lanes(a->qt + (size_t)c0 * LANES + l, wide, n, &x[0][l]);
     }
-    memcpy(x, sum, sizeof sum);
+}
+
+/* x[lane] brought within the bounds of kvt_exp_series(); a NaN stays. Said explicitly: a
+ * compiler makes comparisons and choices of two bounds, or one lane at a time of each. */
+static inline void exponents(double *x)
+{
+    for (uint32_t l = 0; l < LANES; l += WIDTH) {
+        row_u *v = (row_u *)(x + l);
+#if defined(__AVX512F__)
+        *v = (row_v)_mm512_min_pd(_mm512_set1_pd(710), _mm512_max_pd(_mm512_set1_pd(-709), (__m512d)*v));
+#elif defined(__AVX__)
+        *v = (row_v)_mm256_min_pd(_mm256_set1_pd(710), _mm256_max_pd(_mm256_set1_pd(-709), (__m256d)*v));
+#elif defined(__SSE2__)
+        *v = (row_v)_mm_min_pd(_mm_set1_pd(710), _mm_max_pd(_mm_set1_pd(-709), (__m128d)*v));
+#else
+        for (uint32_t i = 0; i < WIDTH; i++) (*v)[i] = (*v)[i] < -709 ? -709 : (*v)[i] > 710 ? 710 : (*v)[i];
+#endif
+    }
 }
 
 /* Products to logits, in place. tanh(y) = 1 - 2 / (exp(2 y) + 1) is exact to 2e-16 of
@@ -96,19 +166,43 @@ static void to_logits(const kvt_rows_args *a, double x[LANES])
     const double scale = a->scale, cap = a->softcap;
 
     for (uint32_t l = 0; l < LANES; l++) x[l] *= scale;
-    if (cap > 0)
-        for (uint32_t l = 0; l < LANES; l++)
-            x[l] = cap * (1.0 - 2.0 / (kvt_exp_steps(2.0 * (x[l] / cap)) + 1.0));
+    if (cap > 0) {
+        for (uint32_t l = 0; l < LANES; l++) x[l] = 2.0 * (x[l] / cap);
+        exponents(x);
+        for (uint32_t l = 0; l < LANES; l++) x[l] = cap * (1.0 - 2.0 / (kvt_exp_series(x[l], 1) + 1.0));
+    }
+}
+
+/* e[lane] = (float)exp(x[lane] - lse[lane]), by fused steps. Where those are slow, first by
+ * others: what is off by less than 1e-14 and rounds to the same f32 with 2^-40 (9e-13) taken
+ * off and put on rounds like the fused steps. Of 2^11 keys about one does not. x is used up. */
+static inline void exponentials(double *x, const double *lse, float *e)
+{
+    for (uint32_t l = 0; l < LANES; l += WIDTH) *(row_u *)(x + l) -= *(const row_u *)(lse + l);
+    exponents(x);
+    if (!KVT_FMA_IS_FAST) {
+        float low[LANES];
+
+        for (uint32_t l = 0; l < LANES; l++) {
+            const double y = kvt_exp_series(x[l], 0);
+            low[l] = (float)(y * (1.0 - 0x1p-40));
+            e[l] = (float)(y * (1.0 + 0x1p-40));
+        }
+        if (memcmp(low, e, sizeof low) == 0)
+            return;
+    }
+    for (uint32_t l = 0; l < LANES; l++) e[l] = (float)kvt_exp_series(x[l], 1);
 }
 
 static void rows(const kvt_rows_args *a)
 {
     double x[KEYS][LANES];
-    uint32_t limit[LANES], seen = 0;     /* lane l sees keys 0..limit[l]-1; seen: the most */
+    uint32_t limit[LANES], seen = 0, all = a->n_keys;    /* lane l sees keys 0..limit[l]-1 */
 
     for (uint32_t l = 0; l < LANES; l++) {
         limit[l] = a->lse[l] == (double)INFINITY ? 0 : a->n_visible[l];
-        seen = limit[l] > seen ? limit[l] : seen;
+        seen = limit[l] > seen ? limit[l] : seen;        /* the most, the fewest */
+        all = limit[l] < all ? limit[l] : all;
     }
     seen = seen < a->n_keys ? seen : a->n_keys;
     for (uint32_t j0 = 0; j0 < seen; j0 += KEYS) {
@@ -116,13 +210,12 @@ static void rows(const kvt_rows_args *a)
 
         dots(a, j0, x);
         for (uint32_t i = 0; i < n; i++) {
-            float *restrict out = a->tile + (size_t)(j0 + i) * LANES;
+            float *out = a->tile + (size_t)(j0 + i) * LANES;
             const uint32_t j = j0 + i;
-            double e[LANES];
 
             to_logits(a, x[i]);
-            for (uint32_t l = 0; l < LANES; l++) e[l] = kvt_exp_steps(x[i][l] - a->lse[l]);
-            for (uint32_t l = 0; l < LANES; l++) out[l] = j < limit[l] ? (float)e[l] : 0.0f;
+            exponentials(x[i], a->lse, out);
+            for (uint32_t l = 0; j >= all && l < LANES; l++) out[l] = j < limit[l] ? out[l] : 0.0f;
         }
     }
     if (seen < a->n_keys)

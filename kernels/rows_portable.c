@@ -7,6 +7,7 @@ static int always(void) { return 1; }
 
 #define KVT_ISA        portable
 #define KVT_ISA_KEYS   3
+#define KVT_ISA_VECTORS 4
 #define KVT_ISA_USABLE always
 #include "sort_impl.h"
 #include "rows_impl.h"
