@@ -23,6 +23,7 @@ const bench_def bench_defs[] = {
     { "trace-write", "a trace written, with digests, up to its final name, against plain writes and fsync", bench_trace_write },
     { "stack", "curves of online policies from one run, against a simulation of every budget", bench_stack },
     { "minimax", "the search for the best fixed set, against reading the rows; its bound after few and many iterations", bench_minimax },
+    { "outerr", "error of the attention output at every budget, against the measured FMA peak", bench_outerr },
     { NULL, NULL, NULL }
 };
 

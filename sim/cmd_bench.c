@@ -38,7 +38,6 @@ static const kvt_opt bench_opts[] = {
 
 /* Benches whose subject this version does not have. */
 static const char *const bench_unbuilt[][2] = {
-    { "outerr", "there is no output-error kernel" },
     { "colstat", "there is no column-statistics kernel" },
 };
 

@@ -9,6 +9,7 @@
  *   bounds.c    per head: column sums, per-step oracle, best fixed set
  *   ladder.c    per head: the fixed set for the worst step, with a bound
  *   mass.c      per head: evicted mass of every one-shot cell, split by kind of entry
+ *   output_error.c  per head: error of the attention output of one-shot cells
  *   curve.c     statistics of the cells that are points of a curve
  *   lane.c      online policies, step by step
  *   violation.c per head: runs above tau, causes, responsible entries
@@ -221,6 +222,9 @@ void       kvt__ladder_free(const run *r, run_cell *c);
 const uint32_t *kvt__oracle_at(const run *r, uint32_t head, uint32_t count);
 /* mass.c */
 kvt_status kvt__mass(run *r, kvt_err *err);
+/* output_error.c */
+/* Errors of one-shot cells at the steps of a block that have one: err, sep of the cells, o_norm. */
+void       kvt__output_errors(run *r, uint32_t head, uint32_t block, const float *tile);
 /* |o - o'| / |o| with o' = o_kept / kept_mass (1 when nothing is kept), and that over
  * `lost` (NaN when nothing is lost). */
 void       kvt__output_error(const double *o, const double *o_kept, uint32_t d_v, double kept_mass, double lost,
