@@ -53,6 +53,8 @@ typedef struct kvt_kernels {
      * of class c are key[start[c] .. start[c + 1] - 1]. Faster, the more passes there are
      * over one tile. start: n_cls + 1 entries. */
     void      (*line_mass)(const float *tile, const uint16_t *key, const uint32_t *start, uint32_t n_cls, double *mass);
+    /* out[c] += weight[i] v[key[i]][c] over i in order, for every c < d; products are rounded. */
+    void      (*weigh_values)(const float *v, uint32_t d, const double *weight, const uint32_t *key, uint32_t n, double *out);
     /* x[n][16]: every lane by itself, ascending. */
     void      (*sort16)(uint32_t *x, uint32_t n);
 } kvt_kernels;

@@ -10,6 +10,7 @@ int kvt_cpu_has_avx2(void);
 #define KVT_ISA_KEYS   3
 #define KVT_ISA_VECTORS 4
 #define KVT_ISA_USABLE kvt_cpu_has_avx2
+#include "output_impl.h"
 #include "sort_impl.h"
 #include "rows_impl.h"
 #else

@@ -10,6 +10,7 @@ int kvt_cpu_has_avx512(void);
 #define KVT_ISA_KEYS   8
 #define KVT_ISA_VECTORS 2
 #define KVT_ISA_USABLE kvt_cpu_has_avx512
+#include "output_impl.h"
 #include "sort_impl.h"
 #include "rows_impl.h"
 #else

@@ -316,7 +316,7 @@ static void line_mass(const float *tile, const uint16_t *key, const uint32_t *st
 }
 
 const kvt_kernels KVT_PASTE(kvt_kernels_, KVT_ISA) = {
-    KVT_TEXT(KVT_ISA), KVT_ISA_USABLE, rows, logits, class_mass, masses, line_mass, sort16
+    KVT_TEXT(KVT_ISA), KVT_ISA_USABLE, rows, logits, class_mass, masses, line_mass, weigh_values, sort16
 };
 
 #endif

@@ -9,5 +9,6 @@ static int always(void) { return 1; }
 #define KVT_ISA_KEYS   3
 #define KVT_ISA_VECTORS 4
 #define KVT_ISA_USABLE always
+#include "output_impl.h"
 #include "sort_impl.h"
 #include "rows_impl.h"

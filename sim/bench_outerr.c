@@ -60,9 +60,9 @@ static kvt_status outerr_engine(void *arg, double *s, kvt_err *err)
     const outerr_bench *b = arg;
     run *r = &b->e->r;
 
-    (void)s, (void)err;
+    (void)s;
     for (uint32_t k = 0; k < r->n_blocks; k++)
-        kvt__output_errors(r, 0, k, kvt__tile(r, 0, k, r->scratch[0]));
+        KVT_TRY(kvt__output_errors(r, 0, k, kvt__tile(r, 0, k, r->scratch[0]), err));
     return KVT_OK;
 }
 

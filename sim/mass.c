@@ -328,7 +328,7 @@ static void mass_head(void *arg, uint32_t head, uint32_t thread)
         for (uint32_t i = 0; i < r->n_units; i++)
             mass_split(r, &r->unit[i], head, b, &w.unit[i], &w);
         if (r->opts->output_error)
-            kvt__output_errors(r, head, b, tile);
+            r->item_status[head] = kvt__output_errors(r, head, b, tile, &r->item_err[head]);
     }
     for (uint32_t i = 0; r->item_status[head] == KVT_OK && i < r->n_units; i++) {
         const unit *u = &r->unit[i];

@@ -224,7 +224,7 @@ const uint32_t *kvt__oracle_at(const run *r, uint32_t head, uint32_t count);
 kvt_status kvt__mass(run *r, kvt_err *err);
 /* output_error.c */
 /* Errors of one-shot cells at the steps of a block that have one: err, sep of the cells, o_norm. */
-void       kvt__output_errors(run *r, uint32_t head, uint32_t block, const float *tile);
+kvt_status kvt__output_errors(run *r, uint32_t head, uint32_t block, const float *tile, kvt_err *err);
 /* |o - o'| / |o| with o' = o_kept / kept_mass (1 when nothing is kept), and that over
  * `lost` (NaN when nothing is lost). */
 void       kvt__output_error(const double *o, const double *o_kept, uint32_t d_v, double kept_mass, double lost,

@@ -275,6 +275,41 @@ Test(kernels, line_mass_gives_the_sums_of_class_mass)
     }
 }
 
+/* One chain per channel, at widths that leave a rest of each kind, over a stretch of keys that
+ * is met in two calls. */
+Test(kernels, weigh_values_is_one_chain_per_channel)
+{
+    enum { N = 200, MOST = 71 };
+    static const uint32_t width[] = { 1, 3, 4, 32, 39, 64, MOST };
+    static float v[N * MOST];
+    double weight[N], want[MOST], got[MOST + 1];
+    uint32_t key[N], n = 0;
+
+    for (uint32_t i = 0; i < N * MOST; i++) v[i] = (float)normal();
+    for (uint32_t j = 0; j < N; j++)
+        if (next_u64() % 3) weight[n] = uniform(), key[n++] = j;
+    for (uint32_t k = 0; k < sizeof width / sizeof *width; k++) {
+        const uint32_t d = width[k];
+        for (uint32_t c = 0; c < d; c++) {
+            want[c] = c;
+            for (uint32_t i = 0; i < n; i++) {
+                const double product = weight[i] * (double)v[key[i] * d + c];
+                want[c] += product;
+            }
+        }
+        for (uint32_t i = 0; kvt_kernels_at(i) != NULL; i++) {
+            const kvt_kernels *t = kvt_kernels_at(i);
+            if (!t->usable()) continue;
+            for (uint32_t c = 0; c <= d; c++) got[c] = c;
+            t->weigh_values(v, d, weight, key, 50, got);
+            t->weigh_values(v, d, weight + 50, key + 50, n - 50, got);
+            t->weigh_values(v, d, weight, key, 0, got);
+            cr_assert(memcmp(got, want, d * sizeof *got) == 0, "%s, %u channels", t->name, d);
+            cr_assert(got[d] == d, "%s, %u channels: wrote behind the last one", t->name, d);
+        }
+    }
+}
+
 Test(kernels, exp_is_accurate)
 {
     long double worst = 0;
