@@ -187,3 +187,10 @@ uint32_t kvt_curve_grid(uint32_t n_prompt, uint32_t n_point, uint32_t *out)
     }
     return m;
 }
+
+void kvt_curve_share(char *text, uint32_t kept, uint32_t n_prompt)
+{
+    const uint64_t scale = 1000000000000u;
+
+    snprintf(text, 32, "0.%012llu", (unsigned long long)((uint64_t)kept * scale / n_prompt + 1));
+}

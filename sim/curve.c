@@ -17,7 +17,7 @@ kvt_status kvt__curve_grid(run *r, size_t n_most, kvt_err *err)
     kvt_status st = KVT_OK;
 
     KVT_ASSERT(want <= KVT_CURVE_POINTS_MAX);
-    r->grid = calloc(want ? want : 1, sizeof *r->grid);
+    r->grid = calloc(2 * (size_t)want + 1, sizeof *r->grid);
     r->curve = calloc(n_most ? n_most : 1, sizeof *r->curve);
     if (!kept || !r->grid || !r->curve) {
         st = kvt_fail(err, KVT_ENOMEM, "out of memory");
@@ -25,9 +25,11 @@ kvt_status kvt__curve_grid(run *r, size_t n_most, kvt_err *err)
     }
     n = want ? kvt_curve_grid(r->N, want, kept) : 0;
     for (uint32_t i = 0; i < n; i++) {
-        char text[16];
+        char text[32];
         snprintf(text, sizeof text, "%ut", kept[i]);
         KVT_TRY_GOTO(st, kvt_budget_parse(&r->grid[i], text, KVT_RULE_SHARE, err));
+        kvt_curve_share(text, kept[i], r->N);
+        KVT_TRY_GOTO(st, kvt_budget_parse(&r->grid[n + i], text, KVT_RULE_SHARE, err));
     }
     r->n_grid = n;
 done:
@@ -37,6 +39,7 @@ done:
 
 kvt_status kvt__curve_new(run *r, const kvt_config *config, uint64_t seed, uint32_t *point, uint32_t *n_point, kvt_err *err)
 {
+    const uint32_t first = config->caches == KVT_CACHES_QUERY ? r->n_grid : 0;
     run_curve *c = &r->curve[r->n_curves];
     int todo = 0;
 
@@ -44,9 +47,9 @@ kvt_status kvt__curve_new(run *r, const kvt_config *config, uint64_t seed, uint3
     if (!(c->kept = calloc(r->n_grid ? r->n_grid : 1, sizeof *c->kept)))
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
     for (uint32_t i = 0; i < r->n_grid; i++)
-        if (kvt_plan_check(r->info, config, &r->grid[i], NULL) == KVT_OK) {
+        if (kvt_plan_check(r->info, config, &r->grid[first + i], NULL) == KVT_OK) {
             c->kept[*n_point] = (uint32_t)r->grid[i].value;
-            point[(*n_point)++] = i;
+            point[(*n_point)++] = first + i;
         }
     c->id = (kvt_curve_id){ r->info, r->src->path, &config->info, seed, c->kept, *n_point };
     if (*n_point)

@@ -199,7 +199,8 @@ typedef struct kvt_curve_id {       /* what identifies a curve                  
     const char            *trace_path;
     const kvt_config_info *config;
     uint64_t               seed;
-    const uint32_t        *kept;    /* [n_point] tokens asked for per cache, strictly ascending: the budgets "<kept>t" */
+    const uint32_t        *kept;    /* [n_point] entries asked for per KV head, strictly ascending: the budgets "<kept>t" or,
+                                     * where every query head has a cache of its own, the share kept / n */
     uint32_t               n_point;
 } kvt_curve_id;
 

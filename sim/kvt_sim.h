@@ -71,6 +71,9 @@ uint32_t kvt_budget_uniform(const kvt_budget *b, uint32_t n_prompt);
 #define KVT_CURVE_POINTS     32u
 #define KVT_CURVE_POINTS_MAX 1024u
 uint32_t kvt_curve_grid(uint32_t n_prompt, uint32_t n_point, uint32_t *out);
+/* text[32] = kept / n_prompt as a budget: the smallest decimal of 12 places above it, so that
+ * neither rounding nor truncation gives less than is asked for. */
+void     kvt_curve_share(char *text, uint32_t kept, uint32_t n_prompt);
 
 /* key = first 64 bits of SHA-256 of the text "seed|content_id". */
 uint64_t kvt_random_key(uint64_t seed, const char *content_id);

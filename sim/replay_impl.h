@@ -159,7 +159,7 @@ typedef struct run {
     uint32_t  n_cells;
     unit     *unit;
     uint32_t  n_units;
-    kvt_budget *grid;               /* [n_grid] budgets of the curves                  */
+    kvt_budget *grid;               /* [2 n_grid] budgets of the curves: in tokens, the same as shares */
     uint32_t  n_grid;
     run_curve *curve;
     uint32_t  n_curves;
@@ -232,7 +232,7 @@ void       kvt__output_error(const double *o, const double *o_kept, uint32_t d_v
 /* curve.c: before the layers; for each layer; behind the layers */
 kvt_status kvt__curve_grid(run *r, size_t n_most, kvt_err *err);    /* room for so many curves */
 /* A curve of a configuration over those points at which it is defined; *n_point = 0: there
- * is none, or the sink has it. point[n_grid]: their places on the grid. */
+ * is none, or the sink has it. point[n_grid]: their places in run.grid. */
 kvt_status kvt__curve_new(run *r, const kvt_config *config, uint64_t seed, uint32_t *point, uint32_t *n_point, kvt_err *err);
 kvt_status kvt__curve_alloc(run *r, kvt_err *err);
 void       kvt__curve_not_nested(run *r, const run_cell *c, uint32_t head, uint32_t n);

@@ -20,6 +20,9 @@ typedef struct book {               /* of one configuration, first seed         
     int      fixed;                 /* the sets are fixed at the end of the prompt    */
 } book;
 
+/* Entries per KV head that a budget asks for. */
+static uint32_t asked(const book *b, const kvt_budget_info *x) { return (uint32_t)(x->value < 1 ? x->value * b->n + 0.5 : x->value); }
+
 static kvt_status claim(void *self, const kvt_cell *cell, int *todo, kvt_err *err)
 {
     (void)self, (void)cell, (void)err;
@@ -34,7 +37,7 @@ static kvt_status store(void *self, const kvt_cell *cell, const kvt_result *r, k
     (void)err;
     if (cell->seed > 0) return KVT_OK;
     for (size_t i = 0; i < r->n_head; i++) {
-        point *p = &b->point[(uint32_t)cell->budget->value][i];
+        point *p = &b->point[asked(b, cell->budget)][i];
         p->there = 1;
         p->q31[KVT_CURVE_MEAN] = kvt_q31(r->head[i].lost_mean);
         p->q31[KVT_CURVE_Q95] = kvt_q31(r->head[i].lost_q95);
@@ -88,7 +91,7 @@ static const kvt_sink_ops book_ops = { "book", claim, store, fail, curve_claim, 
 static kvt_status on_kept(void *user, const kvt_kept_set *set, kvt_err *err)
 {
     book *b = user;
-    uint8_t *kept = b->kept + (((size_t)set->budget->value * b->layers + set->layer) * b->caches + set->cache) * b->n;
+    uint8_t *kept = b->kept + (((size_t)asked(b, &set->budget->info) * b->layers + set->layer) * b->caches + set->cache) * b->n;
 
     (void)err;
     if (set->seed > 0) return KVT_OK;
@@ -106,8 +109,9 @@ static void replay(const world *w, const kvt_config *c, uint32_t n_curve, uint32
         .stage_bytes = stage, .kernels = kvt_kernels_find(isa), .kept = n_curve ? NULL : on_kept, .kept_user = b };
 
     for (uint32_t k = 1; !n_curve && k < w->s.N; k++) {
-        char text[16];
+        char text[32];
         snprintf(text, sizeof text, "%ut", k);
+        if (c->caches == KVT_CACHES_QUERY) kvt_curve_share(text, k, w->s.N);
         budget_of(&budget[o.n_budget++], text, KVT_RULE_SHARE);
     }
     b->n = w->s.N, b->layers = w->s.L, b->caches = w->s.Hq, b->fixed = 1;
