@@ -1,9 +1,9 @@
 /* kvt_kernels.h - the arithmetic of attention rows, one table per instruction set.
  *
  * Kept sets are decided by these numbers, so every table gives the same bits: a row
- * element is one chain of fused multiply-adds over the head dimension in index order,
- * in double (a product of two 16-bit floats, or of two f32, is then exact before it is
- * added), one exponential that is a fixed sequence of double operations, and one
+ * element is one chain of multiply-adds over the head dimension in index order, in
+ * double (a product of two 16-bit floats, or of two f32, is then exact before it is
+ * added, fused or not), one exponential that is a fixed sequence of double operations, and one
  * rounding to f32. Lanes are steps, never keys or channels, so the vector width cannot
  * change an order of summation.
  *
@@ -26,7 +26,9 @@ extern "C" {
 static inline double kvt_mass(float x) { return ((double)x + 6144.0) - 6144.0; }
 
 typedef struct kvt_rows_args {
-    const double *qt;       /* [d][16] queries, channel-major; unused lanes 0          */
+    const double *qt;       /* [d][16] queries, channel-major; unused lanes 0. Every value
+                             * is one of f32: with another a product is not exact, and
+                             * tables that fuse differ from those that do not          */
     const float  *k;        /* [n_keys][d]                                             */
     uint32_t      n_keys, d;
     double        scale, softcap;   /* softcap 0 = none                                */

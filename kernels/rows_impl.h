@@ -5,11 +5,12 @@
  * then includes this. The loops over
  * 16 lanes have no branch and no order of their own, so the compiler turns them into
  * packed instructions; the arithmetic of one lane is the same chain everywhere. What must
- * hold for that: every fused operation is written as __builtin_fma, contraction is off,
- * rounding is to nearest. Without KVT_ISA only the exponential is defined. */
+ * hold for that: every operation that has to be fused is written as such, contraction is
+ * off, rounding is to nearest, queries are f32 values. Without KVT_ISA only the exponential is defined. */
 #ifndef KVT_ROWS_IMPL_H
 #define KVT_ROWS_IMPL_H
 
+#include <assert.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -84,7 +85,7 @@ typedef double row_v __attribute__((vector_size(32))), row_u __attribute__((vect
 #else
 typedef double row_v __attribute__((vector_size(16))), row_u __attribute__((vector_size(16), aligned(8), may_alias));
 #endif
-enum { KEYS = KVT_ISA_KEYS, LANES = KVT_TILE, CHANNELS = 128, WIDTH = sizeof(row_v) / sizeof(double),
+enum { KEYS = KVT_ISA_KEYS, LANES = KVT_TILE, CHANNELS = 64, WIDTH = sizeof(row_v) / sizeof(double),
        VECTORS = KVT_ISA_VECTORS };
 
 /* a * b + c with one rounding. A product of two f32 is exact in double, so where nothing is
@@ -139,6 +140,15 @@ static void dots(const kvt_rows_args *a, uint32_t first, double x[KEYS][LANES])
         for (uint32_t l = 0; l < LANES; l += VECTORS * WIDTH)
             dots_lanes(a->qt + (size_t)c0 * LANES + l, wide, n, &x[0][l]);
     }
+}
+
+/* What dots() builds on. */
+static inline int queries_are_f32(const kvt_rows_args *a)
+{
+    for (size_t i = 0; i < (size_t)a->d * LANES; i++)
+        if (!isnan(a->qt[i]) && (double)(float)a->qt[i] != a->qt[i])
+            return 0;
+    return 1;
 }
 
 /* x[lane] brought within the bounds of kvt_exp_series(); a NaN stays. Said explicitly: a
@@ -199,6 +209,7 @@ static void rows(const kvt_rows_args *a)
     double x[KEYS][LANES];
     uint32_t limit[LANES], seen = 0, all = a->n_keys;    /* lane l sees keys 0..limit[l]-1 */
 
+    assert(queries_are_f32(a));
     for (uint32_t l = 0; l < LANES; l++) {
         limit[l] = a->lse[l] == (double)INFINITY ? 0 : a->n_visible[l];
         seen = limit[l] > seen ? limit[l] : seen;        /* the most, the fewest */
@@ -226,6 +237,7 @@ static void logits(const kvt_rows_args *a, double *z)
 {
     double x[KEYS][LANES];
 
+    assert(queries_are_f32(a));
     for (uint32_t j0 = 0; j0 < a->n_keys; j0 += KEYS) {
         const uint32_t n = a->n_keys - j0 < KEYS ? a->n_keys - j0 : KEYS;
 

@@ -1,5 +1,6 @@
-/* rows_portable.c - the row kernels for any CPU. Where the baseline instruction set has
- * no fused multiply-add, the C library's fma() takes its place: slow, and the same bits. */
+/* rows_portable.c - the row kernels for any CPU, with the baseline's registers. Where it has
+ * no fused multiply-add, the C library's fma() takes its place in the few exponentials that
+ * need it, and in a soft-cap: slow, and the same bits. */
 #include "rows_impl.h"
 
 extern const kvt_kernels kvt_kernels_portable;

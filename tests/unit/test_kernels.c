@@ -145,6 +145,27 @@ Test(kernels, same_bits_for_every_shape)
         }
 }
 
+/* Tables without fused operations decide by a bound whether a plain exponential rounds to the
+ * same f32: many values over the whole range of f32, against those that have them. */
+Test(kernels, exponential_of_many_values)
+{
+    static float tile[MAX_KEYS * LANES];
+
+    for (uint32_t round = 0; round < 400; round++) {
+        input *in = make(MAX_KEYS, 1, 0.0, 1.0, 0);
+        for (uint32_t j = 0; j < MAX_KEYS; j++) in->k[j] = (float)(round % 2 ? 200.0 * uniform() - 110.0 : -20.0 * uniform());
+        for (uint32_t l = 0; l < LANES; l++) in->qt[l] = 1.0, in->lse[l] = uniform(), in->n_visible[l] = MAX_KEYS;
+        check_tables(in, 0);
+        in->a.tile = tile;
+        kvt_kernels_find("portable")->rows(&in->a);
+        for (uint32_t e = 0; e < MAX_KEYS * LANES; e++) {
+            const float want = (float)kvt_exp((double)in->k[e / LANES] - in->lse[e % LANES]);
+            cr_assert(same_float(tile[e], want), "element %u: %a, expected %a", e, (double)tile[e], (double)want);
+        }
+        free(in);
+    }
+}
+
 Test(kernels, softcap)
 {
     for (size_t i = 0; i < COUNT(key_counts); i++) {
