@@ -107,7 +107,7 @@ kvt_status  bench_disk_read(void *arg, double *s, kvt_err *err);
 kvt_status  bench_peak(bench_out *o, kvt_err *err);
 
 /* bench_rows.c, bench_mass.c, bench_oracle.c, bench_sweep.c, bench_growth.c, bench_io.c, bench_stack.c,
- * bench_minimax.c, bench_outerr.c */
+ * bench_minimax.c, bench_outerr.c, bench_colstat.c */
 kvt_status  bench_rows(bench_out *o, kvt_err *err);
 kvt_status  bench_mass(bench_out *o, kvt_err *err);
 kvt_status  bench_oracle(bench_out *o, kvt_err *err);
@@ -120,5 +120,6 @@ kvt_status  bench_trace_write(bench_out *o, kvt_err *err);
 kvt_status  bench_stack(bench_out *o, kvt_err *err);
 kvt_status  bench_minimax(bench_out *o, kvt_err *err);
 kvt_status  bench_outerr(bench_out *o, kvt_err *err);
+kvt_status  bench_colstat(bench_out *o, kvt_err *err);
 
 #endif

@@ -157,7 +157,8 @@ static kvt_status mm_new(mm_bench *m, const bench_conf *c, uint32_t n, uint32_t 
     bench_cuts(n, n_points, cut);
     for (uint32_t i = 0; i < n_points; i++)
         if (k == 0 || m->point[k - 1].count != cut[i]) {
-            m->point[k] = (kvt_minimax_point){ .count = cut[i], .shared = 1, .lambda = m->lambda + (size_t)k * n_rows, .set = m->set + (size_t)k * n };
+            m->point[k] = (kvt_minimax_point){ .count = cut[i], .shared = 1, .lambda = m->lambda + (size_t)k * n_rows,
+                                               .set = m->set + (size_t)k * n };
             k++;
         }
     m->n_points = k;

@@ -24,6 +24,7 @@ const bench_def bench_defs[] = {
     { "stack", "curves of online policies from one run, against a simulation of every budget", bench_stack },
     { "minimax", "the search for the best fixed set, against reading the rows; its bound after few and many iterations", bench_minimax },
     { "outerr", "error of the attention output at every budget, against the measured FMA peak", bench_outerr },
+    { "colstat", "column sums of the prompt's rows, against decode rows", bench_colstat },
     { NULL, NULL, NULL }
 };
 

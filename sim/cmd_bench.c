@@ -36,11 +36,6 @@ static const kvt_opt bench_opts[] = {
     { 0 }
 };
 
-/* Benches whose subject this version does not have. */
-static const char *const bench_unbuilt[][2] = {
-    { "colstat", "there is no column-statistics kernel" },
-};
-
 enum { BENCH_INCONCLUSIVE = 4 };
 
 typedef struct bench_noise { double load1, steal_pct, spread; const char *why; } bench_noise;
@@ -368,8 +363,6 @@ static void bench_list(void)
 {
     for (const bench_def *d = bench_defs; d->name; d++)
         printf("%-12s %s\n", d->name, d->what);
-    for (size_t i = 0; i < sizeof bench_unbuilt / sizeof *bench_unbuilt; i++)
-        printf("%-12s not in this version: %s\n", bench_unbuilt[i][0], bench_unbuilt[i][1]);
 }
 
 static kvt_status bench_known(const char *name, kvt_err *err)
@@ -377,9 +370,6 @@ static kvt_status bench_known(const char *name, kvt_err *err)
     for (const bench_def *d = bench_defs; d->name; d++)
         if (strcmp(d->name, name) == 0)
             return KVT_OK;
-    for (size_t i = 0; i < sizeof bench_unbuilt / sizeof *bench_unbuilt; i++)
-        if (strcmp(bench_unbuilt[i][0], name) == 0)
-            return kvt_fail(err, KVT_EARG, "not supported: bench %s: %s", name, bench_unbuilt[i][1]);
     return kvt_fail(err, KVT_EARG, "unknown bench; run: kvtrace bench list");
 }
 

@@ -9,10 +9,9 @@ rm -rf ./*
 path=$PATH                          # what the program looks for python3 in
 
 "$KVTRACE" bench list >out 2>err || fail "list: exit $?: $(cat err)"
-for name in peak rows mass oracle stats sweep scale store stack minimax outerr trace-read trace-write; do
+for name in peak rows mass oracle stats sweep scale store stack minimax outerr colstat trace-read trace-write; do
     grep -q "^$name  *[a-z]" out || fail "list does not name $name: $(cat out)"
 done
-grep -q '^colstat .*not in this version' out || fail "list does not say what is missing: $(cat out)"
 
 # tiny NAME WORD OPTION...: exit 4 and JSON with the word.
 tiny() {
@@ -49,6 +48,7 @@ tiny store '"id":.*"D1"' --n 300 $small
 tiny stack '"id":.*"N1"' --n 300 --steps 20 --budgets 5
 tiny minimax '"id":.*"X2"' --n 300 --steps 40 --budgets 9
 tiny outerr '"name":.*"d 20, of the f64 peak"' --n 300 --d 20 --steps 20 --budgets 5
+tiny colstat '"id":.*"C1"' --n 300 --d 20 --steps 20
 tiny trace-read '"id":.*"I1c"' --bytes 1
 grep -q '"name":.*"bf16 widened, warm"' out.json || fail "trace-read does not read every type: $(cat out.json)"
 tiny trace-write '"id":.*"I2c"' --bytes 1
@@ -78,7 +78,6 @@ refuse() {
     [ -s out ] && fail "bench $*: wrote to stdout: $(cat out)"
 }
 refuse 2 'bench list' nonsense
-refuse 2 'not supported: bench colstat' colstat
 refuse 2 'no GPU code' rows --device cuda
 refuse 2 'budgets' mass --budgets 0
 refuse 2 'budgets' mass --budgets 257
