@@ -12,6 +12,7 @@
 #ifndef KVT_KERNELS_H
 #define KVT_KERNELS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -57,6 +58,8 @@ typedef struct kvt_kernels {
     void      (*line_mass)(const float *tile, const uint16_t *key, const uint32_t *start, uint32_t n_cls, double *mass);
     /* out[c] += weight[i] v[key[i]][c] over i in order, for every c < d; products are rounded. */
     void      (*weigh_values)(const float *v, uint32_t d, const double *weight, const uint32_t *key, uint32_t n, double *out);
+    /* x[i] = kvt_exp(x[i]). */
+    void      (*exps)(double *x, size_t n);
     /* x[n][16]: every lane by itself, ascending. */
     void      (*sort16)(uint32_t *x, uint32_t n);
 } kvt_kernels;

@@ -249,6 +249,14 @@ static void logits(const kvt_rows_args *a, double *z)
     }
 }
 
+static void exps(double *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {             /* the bounds of kvt_exp() */
+        const double y = x[i] < -700.0 ? -709.0 : x[i];
+        x[i] = kvt_exp_series(y > 709.0 ? 710.0 : y, 1);
+    }
+}
+
 /* Four lanes at a time, said explicitly: left as a loop over 16 lanes it is unrolled before
  * it could be vectorised. The terms are those of kvt_mass(). */
 typedef float  row_f4 __attribute__((vector_size(16)));
@@ -328,7 +336,7 @@ static void line_mass(const float *tile, const uint16_t *key, const uint32_t *st
 }
 
 const kvt_kernels KVT_PASTE(kvt_kernels_, KVT_ISA) = {
-    KVT_TEXT(KVT_ISA), KVT_ISA_USABLE, rows, logits, class_mass, masses, line_mass, weigh_values, sort16
+    KVT_TEXT(KVT_ISA), KVT_ISA_USABLE, rows, logits, class_mass, masses, line_mass, weigh_values, exps, sort16
 };
 
 #endif

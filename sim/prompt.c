@@ -37,6 +37,42 @@ static kvt_status prompt_read_heads(run *r, kvt_tensor t, uint32_t heads, uint32
     return KVT_OK;
 }
 
+/* Logits z[p0 + rows][16] to shares, lane by lane: query p0 + i sees keys 0 .. p0 + i, then the
+ * sink. What a lane does not see is -INFINITY, so that all lanes take the same steps. */
+static void prompt_softmax(const run *r, uint32_t p0, uint32_t rows, double sink, double *z, double *sink_share)
+{
+    const size_t n = (size_t)p0 + rows;
+    double max[KVT_TILE], sum[KVT_TILE] = { 0 };
+
+    for (uint32_t i = 0; i < KVT_TILE; i++)
+        max[i] = sink;
+    for (size_t j = (size_t)p0 + 1; j < n; j++)
+        for (size_t i = 0; i < j - p0; i++)
+            z[j * KVT_TILE + i] = -INFINITY;
+    for (size_t j = 0; j < n; j++)
+        for (uint32_t i = 0; i < KVT_TILE; i++)
+            max[i] = z[j * KVT_TILE + i] > max[i] ? z[j * KVT_TILE + i] : max[i];
+    for (size_t j = 0; j < n; j++)
+        for (uint32_t i = 0; i < KVT_TILE; i++)
+            z[j * KVT_TILE + i] -= max[i];
+    r->kern->exps(z, n * KVT_TILE);
+    for (size_t j = 0; j < n; j++)
+        for (uint32_t i = 0; i < KVT_TILE; i++)
+            sum[i] += z[j * KVT_TILE + i];
+    for (uint32_t i = 0; i < KVT_TILE; i++) {
+        const double e = sink > -INFINITY ? kvt_exp(sink - max[i]) : 0;
+        sum[i] += e;
+        if (sink_share)
+            sink_share[i] = i < rows ? e / sum[i] : 0;
+    }
+    for (size_t j = 0; j < n; j++)
+        for (uint32_t i = 0; i < KVT_TILE; i++)
+            z[j * KVT_TILE + i] /= sum[i];
+    for (size_t j = 0; rows < KVT_TILE && j < n; j++)
+        for (uint32_t i = rows; i < KVT_TILE; i++)
+            z[j * KVT_TILE + i] = 0;
+}
+
 /* Rows of the prompt queries at positions p0 .. p0 + rows - 1 of one head: z[N][16] becomes
  * probabilities, 0 behind a query's own position. scratch holds the queries, then z. */
 static double *prompt_rows(const run *r, uint32_t h, uint32_t p0, uint32_t rows, double *scratch, double *sink_share)
@@ -53,25 +89,8 @@ static double *prompt_rows(const run *r, uint32_t h, uint32_t p0, uint32_t rows,
         for (uint32_t c = 0; c < L->d; c++)
             qt[(size_t)c * KVT_TILE + i] = (double)q[(size_t)i * L->d + c];
     r->kern->logits(&a, z);
-    for (uint32_t i = 0; i < KVT_TILE; i++) {
-        const uint32_t n = i < rows ? p0 + i + 1 : 0;        /* keys it sees */
-        double max = sink, sum = 0;
-
-        for (uint32_t j = 0; j < n; j++)
-            max = z[(size_t)j * KVT_TILE + i] > max ? z[(size_t)j * KVT_TILE + i] : max;
-        for (uint32_t j = 0; j < n; j++) {
-            const double e = kvt_exp(z[(size_t)j * KVT_TILE + i] - max);
-            z[(size_t)j * KVT_TILE + i] = e;
-            sum += e;
-        }
-        sum += L->info->has_sinks ? kvt_exp(sink - max) : 0;
-        for (uint32_t j = 0; j < n; j++)
-            z[(size_t)j * KVT_TILE + i] /= sum;
-        for (uint32_t j = n; j < r->N; j++)
-            z[(size_t)j * KVT_TILE + i] = 0;
-        if (sink_share)
-            sink_share[i] = L->info->has_sinks && n ? kvt_exp(sink - max) / sum : 0;
-    }
+    prompt_softmax(r, p0, rows, sink, z, sink_share);
+    memset(z + (size_t)(p0 + rows) * KVT_TILE, 0, (size_t)(r->N - p0 - rows) * KVT_TILE * sizeof *z);
     return z;
 }
 

@@ -296,6 +296,25 @@ Test(kernels, line_mass_gives_the_sums_of_class_mass)
     }
 }
 
+Test(kernels, exps_gives_the_bits_of_kvt_exp)
+{
+    enum { N = 4099 };
+    static double x[N], got[N];
+
+    for (uint32_t i = 0; i < N; i++) x[i] = 1500.0 * uniform() - 750.0;
+    x[0] = -INFINITY, x[1] = INFINITY, x[2] = 0.0;
+    for (uint32_t k = 0; kvt_kernels_at(k) != NULL; k++) {
+        const kvt_kernels *t = kvt_kernels_at(k);
+        if (!t->usable()) continue;
+        memcpy(got, x, sizeof got);
+        t->exps(got, N);
+        for (uint32_t i = 0; i < N; i++) {
+            const double want = kvt_exp(x[i]);
+            cr_assert(memcmp(&got[i], &want, sizeof want) == 0, "%s: exp(%g) is %g, expected %g", t->name, x[i], got[i], want);
+        }
+    }
+}
+
 /* One chain per channel, at widths that leave a rest of each kind, over a stretch of keys that
  * is met in two calls. */
 Test(kernels, weigh_values_is_one_chain_per_channel)
