@@ -60,6 +60,9 @@ typedef struct kvt_kernels {
     void      (*weigh_values)(const float *v, uint32_t d, const double *weight, const uint32_t *key, uint32_t n, double *out);
     /* x[i] = kvt_exp(x[i]). */
     void      (*exps)(double *x, size_t n);
+    /* sum[j] += (s0 + s1) + (s2 + s3), with s_k = the sum of weight[l] tile[j][l] over l = k, k + 4,
+     * k + 8, k + 12; products are rounded. */
+    void      (*weigh_lanes)(const float *tile, uint32_t n_keys, const double *weight, double *sum);
     /* x[n][16]: every lane by itself, ascending. */
     void      (*sort16)(uint32_t *x, uint32_t n);
 } kvt_kernels;

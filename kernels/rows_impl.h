@@ -292,6 +292,22 @@ static void class_mass(const float *tile, uint32_t n_keys, const uint16_t *cls, 
     }
 }
 
+static void weigh_lanes(const float *tile, uint32_t n_keys, const double *weight, double *sum)
+{
+    row_d4 w[LANES / 4];
+
+    memcpy(w, weight, sizeof w);
+    for (uint32_t j = 0; j < n_keys; j++) {
+        row_d4 s = { 0 }, x;
+
+        for (uint32_t l = 0; l < LANES / 4; l++) {
+            row_widen(tile + (size_t)j * LANES + 4 * l, &x);
+            s += w[l] * x;
+        }
+        sum[j] += (s[0] + s[1]) + (s[2] + s[3]);
+    }
+}
+
 static void masses(const float *tile, uint32_t n_keys, float *out)
 {
     for (uint32_t j = 0; j < n_keys; j++)
@@ -336,7 +352,7 @@ static void line_mass(const float *tile, const uint16_t *key, const uint32_t *st
 }
 
 const kvt_kernels KVT_PASTE(kvt_kernels_, KVT_ISA) = {
-    KVT_TEXT(KVT_ISA), KVT_ISA_USABLE, rows, logits, class_mass, masses, line_mass, weigh_values, exps, sort16
+    KVT_TEXT(KVT_ISA), KVT_ISA_USABLE, rows, logits, class_mass, masses, line_mass, weigh_values, exps, weigh_lanes, sort16
 };
 
 #endif

@@ -201,40 +201,15 @@ static void bounds_head(void *arg, uint32_t head, uint32_t thread)
     bounds_buf_free(&w);
 }
 
-typedef struct ranked { uint64_t key; uint32_t j; } ranked;
-
-/* Keys by falling column sum, ties by position: the bits of non-negative doubles sort like
- * the doubles, inverted they fall. Stable passes of 11 bits; tmp: n more. */
-static void bounds_rank(const double *col, uint32_t n, ranked *x, ranked *tmp)
-{
-    for (uint32_t j = 0; j < n; j++) {
-        memcpy(&x[j].key, &col[j], sizeof x[j].key);
-        x[j] = (ranked){ ~x[j].key, j };
-    }
-    for (uint32_t shift = 0; shift < 64; shift += 11) {
-        uint32_t at[2048] = { 0 }, sum = 0;
-        for (uint32_t i = 0; i < n; i++)
-            at[(x[i].key >> shift) & 2047u]++;
-        for (uint32_t b = 0; b < 2048; b++) {
-            const uint32_t c = at[b];
-            at[b] = sum;
-            sum += c;
-        }
-        for (uint32_t i = 0; i < n; i++)
-            tmp[at[(x[i].key >> shift) & 2047u]++] = x[i];
-        memcpy(x, tmp, n * sizeof *x);
-    }
-}
-
 /* Class of key j: index of the smallest count whose best fixed set holds it. */
 static kvt_status bounds_fixed_classes(const double *col, uint32_t n, const uint32_t *count, uint32_t n_count,
                                        uint16_t *cls, kvt_err *err)
 {
-    ranked *x = malloc((2 * (size_t)n + 1) * sizeof *x);
+    kvt_ranked *x = malloc((2 * (size_t)n + 1) * sizeof *x);
 
     if (!x)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
-    bounds_rank(col, n, x, x + n);
+    kvt_rank_sums(col, n, x, x + n);
     for (uint32_t rank = 0, k = 0; rank < n; rank++) {
         while (k < n_count && rank >= count[k])
             k++;

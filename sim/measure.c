@@ -198,3 +198,35 @@ void kvt_runs_of(const uint32_t *x, uint32_t first, uint32_t n, uint32_t tau_q31
     }
     out->area = (double)area / KVT_Q31_ONE;
 }
+
+/* The bits of non-negative doubles sort like the doubles, inverted they fall. Eight stable
+ * passes of 8 bits; one whose digits are all the same changes nothing. */
+void kvt_rank_sums(const double *x, uint32_t n, kvt_ranked *out, kvt_ranked *tmp)
+{
+    uint32_t count[8][256] = {{ 0 }};
+    kvt_ranked *from = out, *to = tmp;
+
+    for (uint32_t j = 0; j < n; j++) {
+        memcpy(&out[j].key, &x[j], sizeof out[j].key);
+        out[j] = (kvt_ranked){ ~out[j].key, j };
+        for (uint32_t d = 0; d < 8; d++)
+            count[d][(out[j].key >> (8 * d)) & 255u]++;
+    }
+    for (uint32_t d = 0; d < 8 && n > 0; d++) {
+        uint32_t *at = count[d], sum = 0;
+        if (at[(from[0].key >> (8 * d)) & 255u] == n)
+            continue;
+        for (uint32_t b = 0; b < 256; b++) {
+            const uint32_t c = at[b];
+            at[b] = sum;
+            sum += c;
+        }
+        for (uint32_t i = 0; i < n; i++)
+            to[at[(from[i].key >> (8 * d)) & 255u]++] = from[i];
+        kvt_ranked *swap = from;
+        from = to;
+        to = swap;
+    }
+    if (from != out)
+        memcpy(out, from, n * sizeof *out);
+}

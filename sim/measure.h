@@ -61,4 +61,9 @@ void kvt_runs_of(const uint32_t *x, uint32_t first, uint32_t n, uint32_t tau_q31
  * floats. */
 void kvt_sort_u32(uint32_t *x, uint32_t n, uint32_t *tmp);
 
+/* out[i].j: the index of the i-th largest of sums x[n], equal ones by rising index. Sums are
+ * not negative (nor -0). tmp: n more. */
+typedef struct kvt_ranked { uint64_t key; uint32_t j; } kvt_ranked;
+void kvt_rank_sums(const double *x, uint32_t n, kvt_ranked *out, kvt_ranked *tmp);
+
 #endif

@@ -23,7 +23,8 @@ typedef struct search {
     uint32_t  n, n_rows, n_blocks;
     size_t    pad;                  /* n_rows rounded up to whole tiles                */
     double   *c;                    /* [n] weighted row                                */
-    uint32_t *order, *tmp;          /* [n] ranks of c                                  */
+    uint32_t *order;                /* [n] ranks of c                                  */
+    kvt_ranked *ranked;             /* [2 n]                                           */
     uint16_t *cls;                  /* [n] index of the first count whose set holds it */
     double   *mass;                 /* [n_points + 1][16]                              */
     double   *lost;                 /* [n_points][pad]                                 */
@@ -37,43 +38,21 @@ static const float *minimax_tile(const search *s, uint32_t block)
     return s->rows->tile + (size_t)block * s->rows->block_stride;
 }
 
-/* order = indices by falling value, equals by rising index: a merge sort is stable. */
-static void minimax_rank(const double *value, uint32_t n, uint32_t *order, uint32_t *tmp)
+/* s->order = indices by falling value, equals by rising index. */
+static void minimax_rank(search *s, const double *value)
 {
-    for (uint32_t i = 0; i < n; i++)
-        order[i] = i;
-    for (uint32_t width = 1; width < n; width *= 2) {
-        for (uint32_t lo = 0; lo < n; lo += 2 * width) {
-            const uint32_t mid = n - lo < width ? n : lo + width, hi = n - lo < 2 * width ? n : lo + 2 * width;
-            uint32_t a = lo, b = mid, out = lo;
-            while (a < mid && b < hi)
-                tmp[out++] = value[order[b]] > value[order[a]] ? order[b++] : order[a++];
-            while (a < mid)
-                tmp[out++] = order[a++];
-            while (b < hi)
-                tmp[out++] = order[b++];
-        }
-        memcpy(order, tmp, n * sizeof *order);
-        if (width > n / 2)
-            break;
-    }
+    kvt_rank_sums(value, s->n, s->ranked, s->ranked + s->n);
+    for (uint32_t i = 0; i < s->n; i++)
+        s->order[i] = s->ranked[i].j;
 }
 
-/* c = sum of the rows by weight, and its ranks. Four partial sums per entry and tile. */
+/* c = sum of the rows by weight, and its ranks. */
 static void minimax_weighted(search *s, const double *lambda)
 {
     memset(s->c, 0, s->n * sizeof *s->c);
-    for (uint32_t b = 0; b < s->n_blocks; b++) {
-        const float *tile = minimax_tile(s, b);
-        const double *w = lambda + (size_t)b * KVT_TILE;
-        for (uint32_t j = 0; j < s->n; j++) {
-            double sum[4] = { 0 };
-            for (uint32_t l = 0; l < KVT_TILE; l++)
-                sum[l % 4] += w[l] * (double)tile[(size_t)j * KVT_TILE + l];
-            s->c[j] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        }
-    }
-    minimax_rank(s->c, s->n, s->order, s->tmp);
+    for (uint32_t b = 0; b < s->n_blocks; b++)
+        s->rows->kern->weigh_lanes(minimax_tile(s, b), s->n, lambda + (size_t)b * KVT_TILE, s->c);
+    minimax_rank(s, s->c);
 }
 
 /* Losses of the best sets by s->order, for points first..end-1: s->lost[point][row]. */
@@ -194,7 +173,7 @@ static double minimax_checkpoint(search *s, kvt_minimax_point *p, double weight)
         for (uint32_t l = 0; l < KVT_TILE; l++)
             worst = lost[l] > worst ? lost[l] : worst;
     }
-    minimax_rank(s->x, s->n, s->order, s->tmp);
+    minimax_rank(s, s->x);
     minimax_candidates(s, p, 0, 1);
     return worst;
 }
@@ -342,7 +321,7 @@ static kvt_status minimax_alloc(search *s, const kvt_minimax_rows *rows, uint32_
     s->pad = (size_t)s->n_blocks * KVT_TILE;
     s->c = malloc(n * sizeof *s->c);
     s->order = malloc(n * sizeof *s->order);
-    s->tmp = malloc(n * sizeof *s->tmp);
+    s->ranked = malloc(2 * n * sizeof *s->ranked);
     s->cls = malloc(n * sizeof *s->cls);
     s->x = malloc(n * sizeof *s->x);
     s->mass = malloc(((size_t)n_points + 1) * KVT_TILE * sizeof *s->mass);
@@ -350,14 +329,14 @@ static kvt_status minimax_alloc(search *s, const kvt_minimax_rows *rows, uint32_
     s->lambda = calloc(s->pad + 1, sizeof *s->lambda);
     s->gain = calloc(s->pad + 1, sizeof *s->gain);
     s->column = malloc(((MINIMAX_ADD + MINIMAX_REMOVE) * s->pad + 1) * sizeof *s->column);
-    if (!s->c || !s->order || !s->tmp || !s->cls || !s->x || !s->mass || !s->lost || !s->lambda || !s->gain || !s->column)
+    if (!s->c || !s->order || !s->ranked || !s->cls || !s->x || !s->mass || !s->lost || !s->lambda || !s->gain || !s->column)
         return kvt_fail(err, KVT_ENOMEM, "out of memory for the minimax bound");
     return KVT_OK;
 }
 
 static void minimax_fini(search *s)
 {
-    free(s->c), free(s->order), free(s->tmp), free(s->cls), free(s->x);
+    free(s->c), free(s->order), free(s->ranked), free(s->cls), free(s->x);
     free(s->mass), free(s->lost), free(s->lambda), free(s->gain), free(s->column);
 }
 
@@ -393,7 +372,7 @@ kvt_status kvt_minimax(const kvt_minimax_rows *rows, kvt_minimax_point *point, u
         return KVT_OK;
     KVT_TRY_GOTO(st, minimax_alloc(&s, rows, n, err));
     if (rows->sum) {
-        minimax_rank(rows->sum, rows->n, s.order, s.tmp);
+        minimax_rank(&s, rows->sum);
         minimax_candidates(&s, point, 0, n);
     }
     for (int shared = 1; shared >= 0; shared--)
@@ -417,7 +396,7 @@ done:
 kvt_status kvt_minimax_quantise(const double *lambda, uint32_t n, uint32_t *out, kvt_err *err)
 {
     double *rest = calloc((size_t)n + 1, sizeof *rest);
-    uint32_t *order = calloc(2 * (size_t)n + 1, sizeof *order);
+    kvt_ranked *order = calloc(2 * (size_t)n + 1, sizeof *order);
     int64_t missing = (int64_t)1 << 31;
     kvt_status st = KVT_OK;
 
@@ -431,9 +410,9 @@ kvt_status kvt_minimax_quantise(const double *lambda, uint32_t n, uint32_t *out,
         rest[t] = x - whole;
         missing -= out[t];
     }
-    minimax_rank(rest, n, order, order + n);
+    kvt_rank_sums(rest, n, order, order + n);
     for (uint32_t i = 0; missing > 0; i = i + 1 < n ? i + 1 : 0, missing--)
-        out[order[i]]++;
+        out[order[i].j]++;
     for (uint32_t i = 0; missing < 0; i = i + 1 < n ? i + 1 : 0)    /* weights whose sum is a last bit above 1 */
         if (out[i] > 0)
             out[i]--, missing++;

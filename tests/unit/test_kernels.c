@@ -315,6 +315,30 @@ Test(kernels, exps_gives_the_bits_of_kvt_exp)
     }
 }
 
+Test(kernels, weigh_lanes_adds_four_sums_of_four)
+{
+    enum { N = 101 };
+    static float tile[N * LANES];
+    double weight[LANES], want[N], got[N];
+
+    for (uint32_t i = 0; i < N * LANES; i++) tile[i] = (float)uniform();
+    for (uint32_t l = 0; l < LANES; l++) weight[l] = uniform();
+    for (uint32_t j = 0; j < N; j++) {
+        double s[4] = { 0 };
+        for (uint32_t l = 0; l < LANES; l++) {
+            const double product = weight[l] * (double)tile[j * LANES + l];
+            s[l % 4] += product;
+        }
+        want[j] = j + ((s[0] + s[1]) + (s[2] + s[3]));
+    }
+    for (uint32_t k = 0; kvt_kernels_at(k) != NULL; k++) {
+        if (!kvt_kernels_at(k)->usable()) continue;
+        for (uint32_t j = 0; j < N; j++) got[j] = j;
+        kvt_kernels_at(k)->weigh_lanes(tile, N, weight, got);
+        cr_assert(memcmp(got, want, sizeof got) == 0, "%s", kvt_kernels_at(k)->name);
+    }
+}
+
 /* One chain per channel, at widths that leave a rest of each kind, over a stretch of keys that
  * is met in two calls. */
 Test(kernels, weigh_values_is_one_chain_per_channel)

@@ -275,3 +275,27 @@ Test(measure, bounds_and_a_violation_of_planted_rows)
     for (int i = 0; i < 3; i++)
         kvt_config_free(config[i]);
 }
+
+/* Falling, equal ones by rising index; zeros, equal values and neighbours that differ in the
+ * last bit among them, and sums that share their upper digits. */
+Test(measure, ranks_of_sums)
+{
+    enum { SUMS = 700 };
+    static double x[SUMS];
+    static kvt_ranked got[SUMS], tmp[SUMS];
+    static const uint32_t sizes[] = { 0, 1, 2, SUMS };
+
+    for (uint32_t j = 0; j < SUMS; j++)
+        x[j] = j % 7 == 0 ? 0 : j % 5 == 0 ? 0.25 : j % 3 == 0 ? 0x1.0000000000001p-2 : (double)((j * 2654435761u) >> 8) * 0x1p-26;
+    for (uint32_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        const uint32_t n = sizes[k];
+        static uint8_t seen[SUMS];
+        memset(seen, 0, sizeof seen);
+        kvt_rank_sums(x, n, got, tmp);
+        for (uint32_t i = 0; i < n; i++) {
+            cr_assert(got[i].j < n && !seen[got[i].j], "%u of %u", i, n);
+            seen[got[i].j] = 1;
+            cr_assert(i == 0 || x[got[i - 1].j] > x[got[i].j] || (x[got[i - 1].j] == x[got[i].j] && got[i - 1].j < got[i].j), "%u of %u", i, n);
+        }
+    }
+}
