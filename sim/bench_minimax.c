@@ -1,7 +1,7 @@
 /* bench_minimax.c - the search for the fixed set whose worst step loses least (minimax.c):
  *
  * an iteration of six searches, each offering its weights to every budget, against reading
- * the rows of the head once from the cache that holds them; and how far the bound after 20
+ * the rows of the head once, in order; and how far the bound after 20
  * iterations is below that after 500, for rows of four kinds. */
 #include "bench.h"
 
@@ -268,7 +268,7 @@ kvt_status bench_minimax(bench_out *o, kvt_err *err)
     for (int f = 0; f < MM_FAMILIES; f++)
         KVT_TRY_GOTO(st, mm_bounds(o, &small, (mm_family)f, x, &worst, err));
     bench_target_add(o, "X2", worst, "<=", 0.012);
-    bench_note(o, "ratio: one iteration of %d searches, over reading the %.3g MB of rows once, from the cache that holds them", MM_SEARCHES,
+    bench_note(o, "ratio: one iteration of %d searches, over reading the %.3g MB of rows once, in order", MM_SEARCHES,
                4e-6 * (double)full.rows.n * full.rows.n_rows);
     bench_note(o, "bounds after 20 and 500 iterations: %u keys, %u steps, %u counts", small.rows.n, small.rows.n_rows, small.n_points);
 done:

@@ -1,5 +1,5 @@
 /* mass.c - evicted mass of one-shot cells, per query head and step, split by the kind
- * of entry, and the output error where asked.
+ * of entry.
  *
  * All budgets of one configuration come out of one pass over the rows. Prompt entries
  * that fare alike at every budget form a class: what is evicted where, and as what kind
