@@ -136,6 +136,7 @@ kvt_status bench_engine_new(bench_engine **out, const bench_conf *c, uint32_t n_
     r->src = &e->src, r->opts = &e->opts, r->kern = c->kern;
     r->N = c->n, r->G = c->steps, r->T = c->n + c->steps, r->n_blocks = (c->steps + KVT_TILE - 1) / KVT_TILE;
     r->n_cells = c->policies * n_budgets;
+    r->once = stage_bytes == 0;
     r->n_units = r->n_curves = c->policies;
     r->n_heads_all = r->n_heads_most = c->heads;
     r->L.info = &e->layer;

@@ -22,7 +22,8 @@ typedef struct bench_engine {
     uint8_t        *kept;           /* [n_cells][Hkv][N]                              */
 } bench_engine;
 
-/* Sizes from c; stage_bytes as in kvt_replay_opts. */
+/* Sizes from c; stage_bytes as in kvt_replay_opts, 0: rows are checked and summed in one pass, as
+ * in a replay of curves alone. */
 kvt_status bench_engine_new(bench_engine **out, const bench_conf *c, uint32_t n_budgets, size_t stage_bytes, kvt_err *err) KVT_NODISCARD;
 void       bench_engine_free(bench_engine *e);
 /* What kvt__rows_all has allocated; its stage stays, as between the layers of a replay. */

@@ -25,7 +25,7 @@
 static const kvt_opt replay_opts[] = {
     { "policy", 'p', KVT_OPT_LIST, "SPEC[,SPEC...]", NULL, 0, 0, NULL, "policies, as id or id:param=value,...; default all. Baselines are always added" },
     KVT_PLUGIN_OPTS,
-    { "budget", 'b', KVT_OPT_LIST, "SHARE|Nt[,...]", "0.05,0.1,0.2,0.4,0.6,0.8", 0, 0, NULL, "shares of the prompt (0.2), tokens per cache (128t); auto: also curves, over 32 budgets from 1 to 99 %; auto:N: over N" },
+    { "budget", 'b', KVT_OPT_LIST, "SHARE|Nt[,...]", "0.05,0.1,0.2,0.4,0.6,0.8", 0, 0, NULL, "shares of the prompt (0.2), tokens per cache (128t); auto: also curves, over 32 budgets from 1 to 99 %; auto:N: over N; alone: beside the default" },
     { "output", 'o', KVT_OPT_TEXT, "FILE", NULL, 0, 0, NULL, "results database; an existing one is continued. Default: beside the trace, .db; kvtrace.db for several" },
     { "jobs", 'j', KVT_OPT_UINT, "N", NULL, 1, 256, NULL, "threads; default all cores. Results do not depend on it" },
     { "kept", 0, KVT_OPT_TEXT, "FILE", NULL, 0, 0, NULL, "also write the kept sets, one JSON object per line" },
@@ -185,11 +185,40 @@ static int replay_parse_auto(replay_job *job, const char *text, kvt_status *st, 
     return 1;
 }
 
+/* The budgets of a list, each once; "auto" alone stands beside the default ones. */
+static kvt_status replay_parse_budgets(replay_job *job, kvt_rule rule, kvt_err *err)
+{
+    static const char *const usual[] = { "0.05", "0.1", "0.2", "0.4", "0.6", "0.8" };
+    const uint32_t n_usual = sizeof usual / sizeof *usual, n = kvt_arg_count(job->args, "budget"), most = n > n_usual ? n : n_usual;
+    int alone = 1;
+
+    job->budget = calloc(most, sizeof *job->budget);
+    job->budget_text = calloc(most, sizeof *job->budget_text);
+    if (!job->budget || !job->budget_text)
+        return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < n; i++)
+        alone &= strncmp(kvt_arg_item(job->args, "budget", i), "auto", 4) == 0;
+    for (uint32_t i = 0; i < n + (alone ? n_usual : 0); i++) {
+        const char *text = i < n ? kvt_arg_item(job->args, "budget", i) : usual[i - n];
+        kvt_budget *b = &job->budget[job->n_budget];
+        int seen = 0;
+        kvt_status st;
+        if (replay_parse_auto(job, text, &st, err)) {
+            KVT_TRY(st);
+            continue;
+        }
+        KVT_TRY(kvt_budget_parse(b, text, rule, err));
+        for (uint32_t k = 0; k < job->n_budget; k++)
+            seen |= job->budget[k].in_tokens == b->in_tokens && job->budget[k].value == b->value;
+        if (!seen)
+            job->budget_text[job->n_budget++] = text;
+    }
+    return KVT_OK;
+}
+
 static kvt_status replay_parse(replay_job *job, kvt_err *err)
 {
     const kvt_rule rule = strcmp(kvt_arg_text(job->args, "budget-rule"), "reference") == 0 ? KVT_RULE_REFERENCE : KVT_RULE_SHARE;
-    const uint32_t n = kvt_arg_count(job->args, "budget");
-
     for (uint32_t i = 0; i < kvt_arg_count(job->args, "policy"); i++)
         KVT_TRY(replay_add_config(job, kvt_arg_item(job->args, "policy", i), err));
     if (kvt_arg_count(job->args, "policy") == 0)
@@ -199,25 +228,7 @@ static kvt_status replay_parse(replay_job *job, kvt_err *err)
     for (size_t i = 0; i < kvt_policy_count(); i++)
         if (kvt_policy_at(i)->caps & KVT_POLICY_BASELINE)
             KVT_TRY(replay_add_config(job, kvt_policy_at(i)->id, err));
-    job->budget = calloc(n ? n : 1, sizeof *job->budget);
-    job->budget_text = calloc(n ? n : 1, sizeof *job->budget_text);
-    if (!job->budget || !job->budget_text)
-        return kvt_fail(err, KVT_ENOMEM, "out of memory");
-    for (uint32_t i = 0; i < n; i++) {
-        kvt_budget *b = &job->budget[job->n_budget];
-        int seen = 0;
-        kvt_status st;
-        if (replay_parse_auto(job, kvt_arg_item(job->args, "budget", i), &st, err)) {
-            KVT_TRY(st);
-            continue;
-        }
-        KVT_TRY(kvt_budget_parse(b, kvt_arg_item(job->args, "budget", i), rule, err));
-        for (uint32_t k = 0; k < job->n_budget; k++)
-            seen |= job->budget[k].in_tokens == b->in_tokens && job->budget[k].value == b->value;
-        if (!seen)
-            job->budget_text[job->n_budget++] = kvt_arg_item(job->args, "budget", i);
-    }
-    return KVT_OK;
+    return replay_parse_budgets(job, rule, err);
 }
 
 /* Layers without full attention are held whole: they enter no budget and no metric. */

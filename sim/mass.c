@@ -312,24 +312,36 @@ static void mass_free(const run *r, mass_work *w)
     free(w->unit), free(w->sum), free(w->tile);
 }
 
+typedef struct mass_head_task { run *r; const mass_work *w; } mass_head_task;
+
 /* A row is evaluated once, for all units. */
+static void mass_steps(void *user, uint32_t head, uint32_t block, const float *tile)
+{
+    const mass_head_task *t = user;
+    run *r = t->r;
+
+    if (r->item_status[head] < 0)
+        return;
+    mass_block(r, tile, t->w);
+    for (uint32_t i = 0; i < r->n_units; i++)
+        mass_split(r, &r->unit[i], head, block, &t->w->unit[i], t->w);
+    if (r->opts->output_error)
+        r->item_status[head] = kvt__output_errors(r, head, block, tile, &r->item_err[head]);
+}
+
 static void mass_head(void *arg, uint32_t head, uint32_t thread)
 {
     run *r = arg;
     mass_work w = { 0 };
+    mass_head_task task = { r, &w };
 
     r->item_status[head] = KVT_OK;
     if (!mass_prepare(r, head, &w))
         r->item_status[head] = kvt_fail(&r->item_err[head], KVT_ENOMEM, "%s: layer %u: out of memory for losses", r->src->path, r->L.layer);
-    for (uint32_t b = 0; r->item_status[head] == KVT_OK && b < r->n_blocks; b++) {
-        const float *tile = kvt__tile(r, head, b, r->scratch[thread]);
-
-        mass_block(r, tile, &w);
-        for (uint32_t i = 0; i < r->n_units; i++)
-            mass_split(r, &r->unit[i], head, b, &w.unit[i], &w);
-        if (r->opts->output_error)
-            r->item_status[head] = kvt__output_errors(r, head, b, tile, &r->item_err[head]);
-    }
+    if (r->once && r->item_status[head] == KVT_OK)
+        kvt__rows_head(r, head, thread, mass_steps, &task);
+    for (uint32_t b = 0; !r->once && r->item_status[head] == KVT_OK && b < r->n_blocks; b++)
+        mass_steps(&task, head, b, kvt__tile(r, head, b, r->scratch[thread]));
     for (uint32_t i = 0; r->item_status[head] == KVT_OK && i < r->n_units; i++) {
         const unit *u = &r->unit[i];
         r->item_status[head] = kvt__curve_losses(r, u->cell + u->n_named, u->n_curve, head, w.unit[i].lost, &r->item_err[head]);

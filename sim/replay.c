@@ -340,6 +340,9 @@ kvt_status kvt_replay(kvt_source *src, const kvt_replay_opts *opts, kvt_sink sin
     KVT_TRY_GOTO(st, replay_units(&r, &why));
     KVT_TRY_GOTO(st, kvt_pool_new(&r.pool, opts->n_threads ? opts->n_threads : (uint32_t)(n_cores > 0 ? n_cores : 1), &why));
     r.window = replay_window(&r);
+    r.once = !kvt__wants_bounds(&r);
+    for (uint32_t i = 0; i < r.n_cells; i++)
+        r.once &= !r.cell[i].online;
     r.n_q = r.need & KVT_NEED_PROMPT ? r.N : r.window;
     KVT_TRY_GOTO(st, replay_alloc(&r, &why));
     KVT_TRY_GOTO(st, kvt__defer(&r, &why));

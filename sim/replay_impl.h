@@ -151,6 +151,7 @@ typedef struct run {
     uint32_t  window;               /* prompt rows that are turned into window rows    */
     uint32_t  n_q;                  /* prompt queries in L.q: window, or all           */
     uint32_t  need;                 /* KVT_NEED_* of all cells                         */
+    int       once;                 /* only mass.c looks at decode rows: they are checked and summed in one pass */
     uint32_t  n_layers_full, n_heads_all, n_kv_all;
     uint32_t  n_heads_most;         /* of one layer                                    */
     float    *stage;                /* [n_stage][n_blocks][T][16], used again by every layer; or NULL */
@@ -181,7 +182,12 @@ void       kvt__layer_free(run *r);
  * share of the learned sink. scratch: (d + N) * 16 doubles. */
 void       kvt__prompt_tile(const run *r, uint32_t head, uint32_t block, float *tile, double *scratch, double *sink);
 /* rows.c */
-kvt_status kvt__rows_all(run *r, kvt_err *err);          /* checks sums; stages tiles     */
+/* Checks the sums of all rows and stages tiles; with run.once only makes room. */
+kvt_status kvt__rows_all(run *r, kvt_err *err);
+/* Rows of one head, each block checked and then handed to each(); all again when the head's
+ * log-sum-exp had to be recomputed. The outcome is in item_status. */
+typedef void (*kvt_rows_fn)(void *user, uint32_t head, uint32_t block, const float *tile);
+void       kvt__rows_head(run *r, uint32_t head, uint32_t thread, kvt_rows_fn each, void *user);
 const float *kvt__tile(const run *r, uint32_t head, uint32_t block, float *scratch);
 void       kvt__own_lse(const run *r, uint32_t head, double *scratch);
 /* plan.c */

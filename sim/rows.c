@@ -89,7 +89,7 @@ void kvt__own_lse(const run *r, uint32_t head, double *scratch)
 }
 
 /* Largest |row sum - 1| of a head; prompt and non-sink masses on the way. NaN wins. */
-static double rows_sums(run *r, uint32_t head, float *scratch, uint32_t *bad_step)
+static double rows_sums(run *r, uint32_t head, float *scratch, kvt_rows_fn each, void *user, uint32_t *bad_step)
 {
     layer_run *L = &r->L;
     double worst = 0;
@@ -129,16 +129,17 @@ static double rows_sums(run *r, uint32_t head, float *scratch, uint32_t *bad_ste
                     return defect;
             }
         }
+        if (each)
+            each(user, head, b, tile);
     }
     return worst;
 }
 
-static void rows_head(void *arg, uint32_t head, uint32_t thread)
+void kvt__rows_head(run *r, uint32_t head, uint32_t thread, kvt_rows_fn each, void *user)
 {
-    run *r = arg;
     layer_run *L = &r->L;
     uint32_t step = 0;
-    double defect = rows_sums(r, head, r->scratch[thread], &step);
+    double defect = rows_sums(r, head, r->scratch[thread], each, user, &step);
 
     r->item_status[head] = KVT_OK;
     if (!(defect <= KVT_DEFECT_BAD)) {
@@ -150,10 +151,12 @@ static void rows_head(void *arg, uint32_t head, uint32_t thread)
     if (defect > KVT_DEFECT_REDO) {
         kvt__own_lse(r, head, r->scratch[thread]);
         L->lse_redone[head] = 1;
-        defect = rows_sums(r, head, r->scratch[thread], &step);
+        defect = rows_sums(r, head, r->scratch[thread], each, user, &step);
     }
     L->defect[head] = defect;
 }
+
+static void rows_head(void *arg, uint32_t head, uint32_t thread) { kvt__rows_head(arg, head, thread, NULL, NULL); }
 
 size_t kvt_stage_default(void)
 {
@@ -194,6 +197,8 @@ kvt_status kvt__rows_all(run *r, kvt_err *err)
     L->lse_redone = calloc(L->H, 1);
     if (!L->prompt_mass || !L->ns_mass || !L->defect || !L->lse_redone)
         return kvt_fail(err, KVT_ENOMEM, "out of memory");
+    if (r->once)
+        return KVT_OK;
     rows_stage(r);
     for (uint32_t i = 0; i < r->n_cells; i++)
         any_online |= r->cell[i].online;

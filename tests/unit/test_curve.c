@@ -245,3 +245,30 @@ Test(curve, base_changes_no_set, .timeout = 120)
     cr_assert(n_with > 50, "%u configurations", n_with);
     world_free(w);
 }
+
+/* A stored log-sum-exp that is off by more than 2e-5 is recomputed, also where rows are
+ * checked and summed in one pass; off by more than 2e-3, the trace is refused. */
+Test(curve, a_wrong_log_sum_exp_is_recomputed_or_refused)
+{
+    static const shape s = { 2, 4, 2, 4, 40, 33, 40, 0 };
+    world *w = world_make(&s, 9);
+    kvt_config *c = config_of("snapkv:window=7");
+    uint32_t points = 0, broken = 0;
+    float *lse = w->data[KVT_T_END + KVT_T_LSE] + w->R + w->s.W;     /* layer 1, head 1, decode steps */
+    kvt_source src = { 0 };
+    kvt_err err = { KVT_OK, "" };
+    kvt_replay_opts o = { .config = (const kvt_config *const *)&c, .n_config = 1, .n_curve = 8, .n_threads = 1 };
+    book *b = calloc(1, sizeof *b);
+
+    for (uint32_t t = 20; t < s.G; t++) lse[t] += 3e-4f;
+    compare(w, c, &points, &broken);
+    cr_assert(points > 0);
+    lse[20] += 0.1f;
+    cr_assert(kvt_source_open_memory(&src, &w->info, w->view, &err) == KVT_OK);
+    cr_assert(kvt_replay(&src, &o, (kvt_sink){ &book_ops, b }, &err) == KVT_ECHECK);
+    cr_assert(strstr(err.text, "layer 1 head 1 step 20"), "%s", err.text);
+    kvt_source_close(&src);
+    kvt_config_free(c);
+    world_free(w);
+    free(b);
+}
