@@ -250,10 +250,12 @@ static void mass_split(const run *r, const unit *u, uint32_t head, uint32_t bloc
                 part[(size_t)i * N_PARTS] = lost[i];
         }
     for (uint32_t b = 0; b < u->n_curve; b++, row += KVT_TILE) {
-        for (uint32_t i = 0; i < KVT_TILE; i++)
+        uint32_t q31[KVT_TILE];                  /* all lanes: a loop of a fixed length is packed */
+        for (uint32_t i = 0; i < KVT_TILE; i++) {
             lost[i] += row[i];
-        for (uint32_t i = 0; i < n; i++)
-            m->lost[(size_t)b * r->G + t0 + i] = kvt_q31(lost[i]);
+            q31[i] = kvt_q31(lost[i]);
+        }
+        memcpy(m->lost + (size_t)b * r->G + t0, q31, n * sizeof *q31);
     }
 }
 
