@@ -34,12 +34,12 @@ for trace in "$samples"/*.h5; do
 done
 
 # Curves: every point of a short grid is replayed once more as a budget of its own, with its kept sets.
-policies=snapkv,pyramidkv,adakv_snap,defensivekv,streaming,tova,h2o
-"$KVTRACE" replay "$samples/tiny_gqa.h5" -p $policies -b auto:5 -o curve.db -q
+policies=snapkv,pyramidkv,adakv_snap,defensivekv,streaming,tova
+"$KVTRACE" replay "$samples/tiny_gqa.h5" -p snapkv -b auto:5 -o grid.db -q
 grid=$("$py" -c 'import sqlite3, struct
-rows = sqlite3.connect("curve.db").execute("SELECT kept FROM curve_grid ORDER BY n_point DESC LIMIT 1").fetchall()
+rows = sqlite3.connect("grid.db").execute("SELECT kept FROM curve_grid ORDER BY n_point DESC LIMIT 1").fetchall()
 print(",".join("%dt" % k for k in struct.unpack("<%dI" % (len(rows[0][0]) // 4), rows[0][0])))')
-"$KVTRACE" replay "$samples/tiny_gqa.h5" -p $policies -b "$grid" -o curve.db -q --kept curve.jsonl --kept-every 1
+"$KVTRACE" replay "$samples/tiny_gqa.h5" -p $policies -b "$grid,auto:5" -o curve.db -q --kept curve.jsonl --kept-every 1
 echo "== curve at $grid"
 "$py" "$prog" "$samples/tiny_gqa.h5" curve.jsonl curve.db >curve.txt || { cat curve.txt; exit 1; }
 cat curve.txt
