@@ -11,7 +11,7 @@ enum { OLDER = sizeof old / sizeof old[0] };
 static void make_old(int version, const char *extra)
 {
     static char text[1 << 18];
-    char name[256], want[8];
+    char name[256], want[16];
     sqlite3 *db = NULL;
     FILE *f;
     size_t n;
